@@ -1,0 +1,1 @@
+"""Redundancy schemes and the kernels that compute them."""

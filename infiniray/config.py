@@ -1,0 +1,256 @@
+"""The configuration: one frozen, validated tree.
+
+What is set where wins in this order: keyword arguments, environment (``INFINIRAY_POOL__NODES=32``), file (YAML),
+defaults. Unknown keys are refused with the nearest known name. Sizes and durations may be text (``"64MiB"``,
+``"500ms"``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from infiniray.codec.schemes import Scheme
+from infiniray.errors import ConfigError, SchemeError
+from infiniray.faas.local.settings import LocalPlatformSettings
+from infiniray.units import Bytes, Seconds
+
+__all__ = ["CodecConfig", "Config", "LimitsConfig", "PlatformConfig", "PoolConfig", "ReadConfig", "RedundancyRule",
+           "RingConfig", "SessionConfig"]  # fmt: skip
+
+_ENV_PREFIX = "INFINIRAY_"
+#: Set by the system itself, not settings.
+_ENV_RESERVED = {"INFINIRAY_SECRET", "INFINIRAY_RESERVE_MB", "INFINIRAY_STATE_DIR"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class PoolConfig(_Section):
+    """The functions whose memory is the cache."""
+
+    nodes: int = Field(28, ge=1, le=10_000, description="functions in the pool, over all shards")
+    memory_mb: int = Field(1536, ge=128, le=10_240, description="memory size of a function, MB")
+    reserve_mb: int = Field(128, ge=32, description="share of it that the runtime keeps for itself, MB")
+    timeout_s: Seconds = Field(120.0, ge=1, le=900, description="longest session; the platform ends it then")
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> PoolConfig:
+        if self.reserve_mb >= self.memory_mb:
+            raise ValueError(f"reserve_mb {self.reserve_mb} leaves nothing of memory_mb {self.memory_mb} for chunks")
+        return self
+
+    @property
+    def node_bytes(self) -> int:
+        """Bytes of chunks that one node may hold."""
+        return (self.memory_mb - self.reserve_mb) << 20
+
+
+class RingConfig(_Section):
+    """How keys and nodes are spread over shards."""
+
+    shards: int = Field(2, ge=1, le=1000, description="proxy shards (Ray actors)")
+    virtual_nodes: int = Field(128, ge=1, le=4096, description="points on the ring for a shard of weight 1")
+
+
+class RedundancyRule(_Section):
+    """Objects of at most ``up_to`` bytes (null: of any size) are stored as ``scheme``."""
+
+    up_to: Bytes | None = None
+    scheme: str
+
+    @field_validator("scheme")
+    @classmethod
+    def _parses(cls, text: str) -> str:
+        try:
+            return str(Scheme.parse(text))
+        except SchemeError as error:
+            raise ValueError(str(error)) from None
+
+
+class ReadConfig(_Section):
+    """First-d reads: which chunks are asked for, and when."""
+
+    hedge: Literal["all", "delayed"] = Field(
+        "delayed",
+        description="'all': all k + r chunks at once (FAST'20); 'delayed': k, and parity when they are overdue",
+    )
+    hedge_delay_s: Seconds = Field(0.02, description="after this long without k chunks, parity is asked for too")
+    repair: bool = Field(True, description="rebuild the chunks that a degraded read found lost")
+
+
+class SessionConfig(_Section):
+    """How long functions stay up, and how the shard tells that one does not answer."""
+
+    linger_s: Seconds = Field(0.008, le=60, description="wait for more work before ending a session (ski-rental rule)")
+    ping_timeout_s: Seconds = Field(
+        0.02, gt=0, description="FAST'20 section 3.3: silence after a PING that means asleep"
+    )
+    stall_s: Seconds = Field(
+        2.0, gt=0, description="a chunk transfer with no answer this long, beyond its size's share, failed"
+    )
+    connect_timeout_s: Seconds = Field(
+        3.0, gt=0, description="from invoking a node to hearing from it, cold start included"
+    )
+    min_bytes_per_s: Bytes = Field(20 << 20, gt=0, description="slowest transfer that is not taken for a stalled one")
+
+
+class CodecConfig(_Section):
+    """Where parity is computed."""
+
+    kernel: Literal["auto", "isal", "zfec"] = "auto"
+    task_min_bytes: Bytes = Field(
+        32 << 20, description="objects this large are coded in a Ray worker task, smaller in a thread"
+    )
+
+
+class LimitsConfig(_Section):
+    """Bounds on what is in flight, and deadlines."""
+
+    deadline_s: Seconds = Field(30.0, gt=0, description="default deadline of a request")
+    max_in_flight: int = Field(256, ge=1, description="operations that a shard works on at once; more are refused")
+    max_in_flight_bytes: Bytes = Field(4 << 30, description="bytes of objects that a shard buffers at once")
+    inline_max_bytes: Bytes = Field(
+        96 << 10, description="values below this travel inside the call, not in Ray's store"
+    )
+    invoke_attempts: int = Field(4, ge=1, description="invocations of a node before its requests fail over")
+
+
+class PlatformConfig(_Section):
+    """The function platform."""
+
+    kind: Literal["local", "aws"] = "local"
+    endpoint_url: str | None = Field(
+        None, description="None: AWS's own endpoint, or the embedded platform's once started"
+    )
+    region: str = "us-east-1"
+    listen_host: str = Field("127.0.0.1", description="where shards listen for nodes")
+    advertise_host: str | None = Field(None, description="what nodes dial; None: listen_host")
+    local: LocalPlatformSettings = Field(default_factory=LocalPlatformSettings)
+
+
+class Config(_Section):
+    """The whole tree. Build it with :meth:`load`; attributes are read-only.
+
+    Raises (from :meth:`load`):
+        ConfigError: a value out of range, an unknown key, a pool too small for its schemes.
+    """
+
+    name: str = Field("default", pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="which cache, where several run")
+    pool: PoolConfig = PoolConfig()
+    ring: RingConfig = RingConfig()
+    redundancy: tuple[RedundancyRule, ...] = (
+        RedundancyRule(up_to=64 << 10, scheme="mirror:3"),
+        RedundancyRule(up_to=1 << 20, scheme="rs:4+2"),
+        RedundancyRule(scheme="rs:10+2"),
+    )
+    read: ReadConfig = ReadConfig()
+    session: SessionConfig = SessionConfig()
+    codec: CodecConfig = CodecConfig()
+    limits: LimitsConfig = LimitsConfig()
+    platform: PlatformConfig = Field(default_factory=PlatformConfig)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if not self.redundancy:
+            raise ValueError("redundancy: at least one rule is needed")
+        bounds = [rule.up_to for rule in self.redundancy]
+        if bounds[-1] is not None:
+            raise ValueError("redundancy: the last rule must have no up_to, so that every size has a scheme")
+        finite = bounds[:-1]
+        if any(b is None for b in finite) or finite != sorted(set(finite)):  # type: ignore[type-var]
+            raise ValueError("redundancy: up_to must rise from rule to rule, and only the last may lack it")
+        if self.pool.nodes < self.ring.shards * self.widest_scheme:
+            raise ValueError(
+                f"pool.nodes: {self.pool.nodes} nodes over {self.ring.shards} shards are too few for schemes of "
+                f"{self.widest_scheme} distinct nodes: at least {self.ring.shards * self.widest_scheme} are needed"
+            )
+        return self
+
+    @property
+    def widest_scheme(self) -> int:
+        """Distinct nodes that the widest scheme in use needs."""
+        return max(Scheme.parse(rule.scheme).n for rule in self.redundancy)
+
+    @classmethod
+    def load(
+        cls, file: str | Path | None = None, overrides: Mapping[str, Any] | None = None, *,
+        environ: Mapping[str, str] | None = None,
+    ) -> Config:  # fmt: skip
+        """Merge file, environment and ``overrides`` (a nested mapping), and validate.
+
+        Raises:
+            ConfigError: it says which setting, where it can be told what was meant.
+        """
+        tree = _read_file(Path(file)) if file is not None else {}
+        _merge(tree, _from_environment(os.environ if environ is None else environ))
+        _merge(tree, overrides or {})
+        _refuse_unknown(tree, cls, "")
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(detail="; ".join(_explain(error))) from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(detail=f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(detail=f"{path}: not YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(detail=f"{path}: a configuration is a mapping, not a {type(tree).__name__}")
+    return tree
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, text in environ.items():
+        path = name.removeprefix(_ENV_PREFIX).lower().split("__")
+        if not name.startswith(_ENV_PREFIX) or name in _ENV_RESERVED:
+            continue
+        level = tree
+        for part in path[:-1]:
+            level = level.setdefault(part, {})
+        try:
+            level[path[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            level[path[-1]] = text
+    return tree
+
+
+def _merge(tree: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _refuse_unknown(tree: Mapping[str, Any], model: type[BaseModel], path: str) -> None:
+    known = model.model_fields
+    for key, value in tree.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean '{path}{near[0]}'?" if near else f"; known here: {', '.join(known)}"
+            raise ConfigError(detail=f"unknown setting '{path}{key}'{hint}")
+        section = known[key].annotation
+        if isinstance(value, Mapping) and isinstance(section, type) and issubclass(section, BaseModel):
+            _refuse_unknown(value, section, f"{path}{key}.")
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        what = problem["msg"].removeprefix("Value error, ")
+        yield f"{where}: {what} (got {problem['input']!r:.60})" if where else what

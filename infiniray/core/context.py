@@ -1,0 +1,54 @@
+"""What the parts of one shard's decisions share while an event is handled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from typing import TYPE_CHECKING
+
+from infiniray.core.commands import CancelTimer, Command, SetTimer
+from infiniray.core.ids import RequestId, Timer
+from infiniray.core.policy import Policy
+from infiniray.core.requests import Settled
+
+if TYPE_CHECKING:
+    from infiniray.core.node import Node
+
+__all__ = ["Context"]
+
+
+class Context:
+    """The time of the event, the commands that answer it, and the requests that it settled.
+
+    Nothing here decides anything. ``homes`` finds the node that a numbered answer belongs to.
+    """
+
+    def __init__(self, policy: Policy, epoch: int) -> None:
+        self.policy = policy
+        self.epoch = epoch
+        self.now_s = 0.0
+        self.out: list[Command] = []
+        self.settled: deque[Settled] = deque()
+        self.homes: dict[RequestId, Node] = {}
+        self._n_requests = 0
+
+    def new_request_id(self) -> RequestId:
+        # 32 bits on the wire; after 4 billion requests no early one is still open
+        self._n_requests = self._n_requests % 0xFFFF_FFFF + 1
+        return RequestId(self._n_requests)
+
+    def set_timer(self, timer: Timer, after_s: float) -> None:
+        self.out.append(SetTimer(timer=timer, at_s=self.now_s + after_s))
+
+    def cancel_timer(self, timer: Timer) -> None:
+        self.out.append(CancelTimer(timer=timer))
+
+    def fraction(self, *what: object) -> float:
+        """A number in [0, 1) that looks random and is the same for the same seed and ``what``."""
+        text = "/".join(map(str, (self.policy.seed, *what)))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big") / (1 << 56)
+
+    def backoff_s(self, n_failures: int, *who: object) -> float:
+        """Exponential, capped, with jitter of half to one and a half, so that retries do not march in step."""
+        pause_s = min(self.policy.backoff_max_s, self.policy.backoff_s * 2 ** (n_failures - 1))
+        return pause_s * (0.5 + self.fraction("backoff", n_failures, *who))

@@ -1,0 +1,161 @@
+"""A GET: first-d, with hedging and cancellation of stragglers (FAST'20 section 3.2)."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from infiniray.codec.schemes import SchemeKind
+from infiniray.core.commands import Complete, Decode
+from infiniray.core.ids import OpId
+from infiniray.core.operation import Operation, Timing
+from infiniray.core.policy import Hedge
+from infiniray.core.requests import Outcome, RequestKind, Settled
+from infiniray.core.table import ObjectRecord
+from infiniray.errors import DeadlineExceeded, InfiniRayError, ObjectLost, SchemeError
+
+if TYPE_CHECKING:
+    from infiniray.core.shard import ShardState
+
+__all__ = ["ChunkState", "Read"]
+
+
+class ChunkState(enum.Enum):
+    UNASKED = "unasked"
+    PENDING = "pending"  # asked for
+    COMPLETE = "complete"  # whole, in its place, checked
+    MISSING = "missing"  # not there any more, or damaged: asking again will not help
+    FAILED = "failed"  # its node could not be reached: asking again may help
+
+
+class Read(Operation):
+    """I collect any k of an object's chunks, and no more than needed.
+
+    Data chunks are asked for first, because k of them need no decoding; parity comes in when some are lost or
+    overdue (or at once, as the paper does, if the policy says so). When k are complete, the others are cancelled on
+    the wire. Chunks found lost are handed to a repair together with the bytes.
+    """
+
+    name = "GET"
+
+    def __init__(self, op: OpId, record: ObjectRecord, shard: ShardState, deadline_s: float) -> None:
+        super().__init__(op, record.facts, shard, deadline_s)
+        self.record = record
+        self.states = [ChunkState.UNASKED] * record.facts.scheme.n
+
+    def start(self) -> None:
+        self.shard.pin(self.record)
+        self.set_timer(Timing.DEADLINE, self.deadline_s - self.context.now_s)
+        policy = self.context.policy
+        n_first = len(self.states) if policy.hedge is Hedge.ALL else self.facts.scheme.k
+        for index in self._by_preference(ChunkState.UNASKED)[:n_first]:
+            self._ask(index)
+        if n_first < len(self.states):
+            self.set_timer(Timing.HEDGE, policy.hedge_delay_s)
+
+    # ------------------------------------------------------------ what happens
+
+    def on_settled(self, settled: Settled) -> None:
+        index = settled.request.index
+        match settled.outcome:
+            case Outcome.DONE:
+                self.states[index] = ChunkState.COMPLETE
+                self._finish_if_enough()
+                return
+            case Outcome.DAMAGED:
+                self.shard.counters.chunks_damaged += 1
+                self.states[index] = ChunkState.MISSING
+            case Outcome.MISSING:
+                self.states[index] = ChunkState.MISSING
+            case Outcome.REFUSED | Outcome.UNREACHABLE:
+                self.states[index] = ChunkState.FAILED
+        self._replace()
+
+    def on_timer(self, timing: Timing) -> None:
+        if timing is Timing.HEDGE:
+            self.shard.counters.reads_hedged += 1
+            for index in self._by_preference(ChunkState.UNASKED):
+                self._ask(index)
+        elif timing is Timing.AGAIN:
+            for index in self._by_preference(ChunkState.FAILED):
+                self._ask(index)
+        else:
+            n, k = self._count(ChunkState.COMPLETE), self.facts.scheme.k
+            detail = f"{n} of {k} chunks arrived, {self._count(ChunkState.MISSING)} are lost, the others did not answer"
+            self.fail(
+                DeadlineExceeded(
+                    operation=self.name, key=self.facts.key, deadline_s=round(self.deadline_s - self.started_s, 3),
+                    detail=detail
+                )
+            )  # fmt: skip
+
+    def on_coded(self, error: str | None) -> None:
+        if error is None:
+            self._complete()
+        else:
+            self.fail(SchemeError(detail=f"object {self.facts.key!r} could not be decoded: {error}"))
+
+    def on_end(self, error: InfiniRayError | None) -> None:
+        self.shard.unpin(self.record)
+
+    # ------------------------------------------------------------ which chunks
+
+    def _by_preference(self, state: ChunkState) -> list[int]:
+        """Chunks in ``state``, those first that are likely to come soon and need no decoding."""
+        scheme = self.facts.scheme
+
+        def rank(index: int) -> tuple[bool, bool, bool, bool]:
+            place = self.record.places[index]
+            node = self.shard.nodes[place.node]
+            is_parity = index >= scheme.k and scheme.kind is not SchemeKind.MIRROR
+            return node.lacks(place.seq), node.is_suspect, is_parity, not node.is_awake
+
+        return sorted((i for i, s in enumerate(self.states) if s is state), key=rank)
+
+    def _ask(self, index: int) -> None:
+        place = self.record.places[index]
+        self.states[index] = ChunkState.PENDING
+        self.ask(RequestKind.FETCH, index, self.shard.nodes[place.node], seq=place.seq, crc=place.crc)
+
+    def _replace(self) -> None:
+        """A chunk will not come: ask for another, or see that the object is lost."""
+        k = self.facts.scheme.k
+        have = len(self.states) - self._count(ChunkState.MISSING)
+        if have < k:
+            self.shard.lose(self.record)
+            self.fail(ObjectLost(key=self.facts.key, have=have, need=k))
+            return
+        spare = self._by_preference(ChunkState.UNASKED)
+        if spare:
+            self._ask(spare[0])
+        elif len(self.open) + self._count(ChunkState.COMPLETE) < k:
+            self.retry_later()
+
+    def _count(self, state: ChunkState) -> int:
+        return self.states.count(state)
+
+    # ------------------------------------------------------------ the end
+
+    def _finish_if_enough(self) -> None:
+        scheme = self.facts.scheme
+        have = tuple(i for i, state in enumerate(self.states) if state is ChunkState.COMPLETE)
+        if len(have) < scheme.k:
+            return
+        for index in list(self.open):
+            self.withdraw(index)
+            self.shard.counters.fetches_cancelled += 1
+        want = tuple(index for index in range(scheme.k) if index not in have)
+        if want:
+            self.shard.counters.reads_decoded += 1
+            self.context.out.append(Decode(op=self.id, facts=self.facts, have=have, want=want))
+        else:
+            self._complete()
+
+    def _complete(self) -> None:
+        lost = tuple(i for i, state in enumerate(self.states) if state is ChunkState.MISSING)
+        if lost:
+            self.shard.counters.degraded_reads += 1
+            self.shard.repair(self.record, lost, source=self.id)
+        self.record.is_referenced = True
+        self.shard.counters.hits += 1
+        self.end(lambda: self.context.out.append(Complete(op=self.id, facts=self.facts)))

@@ -1,0 +1,66 @@
+"""Requests to nodes, and what becomes of them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from infiniray.core.commands import ObjectFacts
+from infiniray.core.ids import LinkId, NodeId, OpId, RequestId
+from infiniray.wire.describe import ChunkId
+
+#: The operation of requests that no operation made: deletes.
+NO_OPERATION = OpId(0)
+
+__all__ = ["Outcome", "Request", "RequestKind", "Settled"]
+
+
+class RequestKind(enum.Enum):
+    STORE = "store"
+    FETCH = "fetch"
+    DELETE = "delete"
+
+
+class Outcome(enum.Enum):
+    """How a request ended."""
+
+    DONE = "done"
+    MISSING = "missing"  # the node's current copy does not have the chunk: asking again will not help
+    DAMAGED = "damaged"  # it has something else in its place
+    REFUSED = "refused"  # full, or a newer epoch
+    UNREACHABLE = "unreachable"  # the node could not be reached, or did not finish in time
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """One request, from when it is decided on until it is settled.
+
+    ``seq`` of a FETCH says which insert it asks for; of a STORE it is given when the request is sent. ``crc`` of a
+    FETCH is what is expected; of a STORE it is what was sent, once done.
+    """
+
+    id: RequestId
+    kind: RequestKind
+    node: NodeId
+    op: OpId = NO_OPERATION
+    index: int = -1
+    facts: ObjectFacts | None = None
+    seq: int = 0
+    crc: int = 0
+    chunk_bytes: int = 0
+    chunk_ids: tuple[ChunkId, ...] = ()
+    #: when it counts as stalled
+    due_s: float = 0.0
+    #: where it was sent, None while it is queued
+    link: LinkId | None = None
+    #: times it was put on a link
+    n_sent: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A request ended: told to the operation that made it."""
+
+    request: Request
+    outcome: Outcome
+    detail: str = ""

@@ -1,0 +1,139 @@
+"""The shard's object table: what is stored where, how recently it was used, and when it expires."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from infiniray.core.commands import ObjectFacts
+from infiniray.core.ids import NodeId
+from infiniray.core.policy import footprint_bytes
+from infiniray.wire.describe import ChunkId
+
+__all__ = ["ChunkPlace", "ObjectRecord", "ObjectTable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkPlace:
+    """Where a chunk is: the node, the number of the insert that brought it there, the CRC-32 of its bytes."""
+
+    node: NodeId
+    seq: int
+    crc: int
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectRecord:
+    """One committed version of an object. ``places[i]`` is where chunk ``i`` is."""
+
+    facts: ObjectFacts
+    places: list[ChunkPlace]
+    #: when it expires, Unix time, None for never; ``facts`` keep what the chunks say
+    expires_s: float | None
+    #: the CLOCK bit: used since the hand last passed
+    is_referenced: bool = True
+    #: reads and repairs that are working on its chunks: they stay until the last one ends
+    n_pins: int = 0
+    #: no longer in the table; its chunks go when the last pin does
+    is_retired: bool = False
+
+    def chunk_id(self, index: int) -> ChunkId:
+        return ChunkId(self.facts.key, self.facts.version, index)
+
+    def chunk_bytes(self, index: int) -> int:
+        return self.facts.scheme.stored_bytes(index, self.facts.size_bytes)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Memory that its chunks take on their nodes."""
+        return sum(footprint_bytes(self.chunk_bytes(i)) for i in range(len(self.places)))
+
+    def is_expired(self, now_s: float) -> bool:
+        return self.expires_s is not None and self.expires_s <= now_s
+
+
+class ObjectTable:
+    """I know the current version of every object, and which object to give up first.
+
+    Eviction is CLOCK (FAST'20 section 3.2): the hand clears the bits of objects used since it last passed and stops
+    at the first one that was not. A dictionary in hand order is the clock face: passing an object moves it to the end.
+    """
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[str, ObjectRecord] = OrderedDict()
+        self._expiries: list[tuple[float, str, int]] = []
+        self.object_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[ObjectRecord]:
+        return iter(self._records.values())
+
+    def lookup(self, key: str, now_s: float) -> ObjectRecord | None:
+        """The live record under ``key``; expired ones are not live, though they may still be here."""
+        record = self._records.get(key)
+        return None if record is None or record.is_expired(now_s) else record
+
+    def find(self, key: str) -> ObjectRecord | None:
+        """The record under ``key``, expired or not."""
+        return self._records.get(key)
+
+    def insert(self, record: ObjectRecord) -> ObjectRecord | None:
+        """Make ``record`` the current version; the one it replaces, which is now retired."""
+        former = self.remove(record.facts.key)
+        self._records[record.facts.key] = record
+        self.object_bytes += record.facts.size_bytes
+        self._watch(record)
+        return former
+
+    def remove(self, key: str) -> ObjectRecord | None:
+        record = self._records.pop(key, None)
+        if record is not None:
+            record.is_retired = True
+            self.object_bytes -= record.facts.size_bytes
+        return record
+
+    def set_expiry(self, record: ObjectRecord, expires_s: float | None) -> None:
+        record.expires_s = expires_s
+        self._watch(record)
+
+    @property
+    def awaits_expiry(self) -> bool:
+        """Whether anything here may expire."""
+        return bool(self._expiries)
+
+    def pop_expired(self, now_s: float, limit: int) -> list[ObjectRecord]:
+        """Take out up to ``limit`` records whose time has come."""
+        expired: list[ObjectRecord] = []
+        while self._expiries and self._expiries[0][0] <= now_s and len(expired) < limit:
+            _, key, version = heapq.heappop(self._expiries)
+            record = self._records.get(key)
+            if record is not None and record.facts.version == version and record.is_expired(now_s):
+                self.remove(key)
+                expired.append(record)
+        return expired
+
+    def pop_victim(self, now_s: float) -> ObjectRecord | None:
+        """Advance the hand to the next object to evict, and take it out. None if all are pinned."""
+        for _ in range(2 * len(self._records)):
+            key, record = next(iter(self._records.items()))
+            if not record.n_pins and (not record.is_referenced or record.is_expired(now_s)):
+                return self.remove(key)
+            record.is_referenced = False
+            self._records.move_to_end(key)
+        return None
+
+    def _watch(self, record: ObjectRecord) -> None:
+        if record.expires_s is None:
+            return
+        heapq.heappush(self._expiries, (record.expires_s, record.facts.key, record.facts.version))
+        if (
+            len(self._expiries) > 2 * len(self._records) + 1024
+        ):  # mostly superseded: touch and replace leave them behind
+            self._expiries = [
+                (r.expires_s, r.facts.key, r.facts.version) for r in self._records.values() if r.expires_s is not None
+            ]
+            heapq.heapify(self._expiries)

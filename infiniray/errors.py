@@ -1,0 +1,200 @@
+"""Every error that InfiniRay raises to its users.
+
+One root, :class:`InfiniRayError`. Each error is also the builtin a Python user would expect to catch
+(``KeyError`` for a miss, ``ValueError`` for bad input, ``TimeoutError`` for a deadline) and carries the
+numbers that explain it as attributes. All survive pickling, because Ray moves exceptions between processes:
+the constructor takes keyword fields, builds one message, and :meth:`InfiniRayError.__reduce__` replays the
+fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "AuthenticationError",
+    "CacheUnavailable",
+    "ConfigError",
+    "DeadlineExceeded",
+    "FrameError",
+    "InfiniRayError",
+    "InvalidKey",
+    "InvalidTTL",
+    "KeyNotFound",
+    "ObjectLost",
+    "Overloaded",
+    "PlatformError",
+    "PlatformThrottled",
+    "PoolFull",
+    "SchemeError",
+    "StaleEpoch",
+    "ValueNotStorable",
+    "ValueTooLarge",
+    "WriteFailed",
+]
+
+
+class InfiniRayError(Exception):
+    """Root of all errors of this package.
+
+    Subclasses set ``template``, a format string over their keyword fields; the fields become attributes.
+    """
+
+    template: ClassVar[str] = "{detail}"
+    #: whether the same call may succeed if it is made again
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+        super().__init__(self.template.format(**fields))
+        self.__dict__.update(fields)
+
+    def __str__(self) -> str:  # KeyError would print the repr of its argument
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.fields)
+
+
+def _rebuild(kind: type[InfiniRayError], fields: dict[str, Any]) -> InfiniRayError:
+    return kind(**fields)
+
+
+# ---------------------------------------------------------------- misses
+
+
+class KeyNotFound(InfiniRayError, KeyError):
+    """The key was never stored, or was deleted, evicted, or has expired. Fields: ``key``."""
+
+    template = "no object under key {key!r}"
+    key: str
+
+
+class ObjectLost(KeyNotFound):
+    """More than ``r`` chunks of a stored object are gone: a reset (FAST'20 section 5.2).
+
+    Fields: ``key``; ``have``, chunks still there; ``need``, chunks needed to decode (``k``).
+    """
+
+    template = "object {key!r} is lost: {have} chunks left, {need} needed; store it again"
+    have: int
+    need: int
+
+
+# ---------------------------------------------------------------- bad input
+
+
+class InvalidKey(InfiniRayError, ValueError, TypeError):
+    """A key is not a non-empty ``str`` of at most 1024 UTF-8 bytes. Fields: ``detail``."""
+
+
+class InvalidTTL(InfiniRayError, ValueError, TypeError):
+    """A time to live is not a positive number of seconds, a timedelta or text like ``"2h"``. Fields: ``detail``."""
+
+
+class ConfigError(InfiniRayError, ValueError):
+    """A configuration is not valid. Fields: ``detail``, which names the setting."""
+
+
+class SchemeError(InfiniRayError, ValueError):
+    """A redundancy scheme cannot be parsed or computed. Fields: ``detail``."""
+
+
+class ValueNotStorable(InfiniRayError, TypeError):
+    """A value can be neither viewed as bytes nor pickled. Fields: ``detail``."""
+
+
+class ValueTooLarge(InfiniRayError, ValueError):
+    """A value is larger than the pool, or one of its chunks larger than a node, can ever hold.
+
+    Fields: ``size_bytes``, what storing it takes; ``limit_bytes``, what the pool could hold.
+    """
+
+    template = "storing this value takes {size_bytes:,} bytes; the pool can hold at most {limit_bytes:,}"
+    size_bytes: int
+    limit_bytes: int
+
+
+# ---------------------------------------------------------------- the system's own troubles
+
+
+class PoolFull(InfiniRayError, MemoryError):
+    """No room could be made for a value, because everything evictable is in use. Fields: ``need_bytes``,
+    ``free_bytes``."""
+
+    template = "no room for {need_bytes:,} bytes: {free_bytes:,} bytes free and nothing more can be evicted now"
+    retryable = True
+    need_bytes: int
+    free_bytes: int
+
+
+class DeadlineExceeded(InfiniRayError, TimeoutError):
+    """An operation did not finish in time. Fields: ``operation``, ``key``, ``deadline_s``, ``detail``."""
+
+    template = "{operation} of {key!r} did not finish within {deadline_s:g} s: {detail}"
+    retryable = True
+    operation: str
+    key: str
+    deadline_s: float
+    detail: str
+
+
+class WriteFailed(InfiniRayError, OSError):
+    """A PUT could not place all its chunks; nothing of it is kept. Fields: ``key``, ``stored``, ``need``,
+    ``detail``."""
+
+    template = "object {key!r} was not stored: {stored} of {need} chunks reached a node ({detail}); nothing was kept"
+    retryable = True
+    key: str
+    stored: int
+    need: int
+    detail: str
+
+
+class Overloaded(InfiniRayError):
+    """A shard has as much work as it accepts. Fields: ``in_flight``, ``limit``, ``retry_after_s``."""
+
+    template = "shard is busy: {in_flight} operations in flight, limit {limit}; retry after {retry_after_s:g} s"
+    retryable = True
+    in_flight: int
+    limit: int
+    retry_after_s: float
+
+
+class StaleEpoch(InfiniRayError):
+    """The sender works from an outdated membership. Fields: ``seen``, ``current``."""
+
+    template = "membership epoch {seen} is outdated; the current one is {current}"
+    retryable = True
+    seen: int
+    current: int
+
+
+class CacheUnavailable(InfiniRayError, ConnectionError):
+    """No running cache, or a shard of it, could be reached. Fields: ``detail``."""
+
+    retryable = True
+
+
+class PlatformError(InfiniRayError, OSError):
+    """The function platform refused or failed a request. Fields: ``operation``, ``function``, ``detail``."""
+
+    template = "{operation} of function {function!r} failed: {detail}"
+    operation: str
+    function: str
+    detail: str
+
+
+class PlatformThrottled(PlatformError):
+    """The function platform answered 429. Fields: as :class:`PlatformError`, and ``retry_after_s``."""
+
+    retryable = True
+    retry_after_s: float
+
+
+class FrameError(InfiniRayError, ValueError):
+    """Bytes on a node connection do not form a frame that may stand there. Fields: ``detail``."""
+
+
+class AuthenticationError(InfiniRayError, PermissionError):
+    """A peer did not prove that it knows the pool's secret. Fields: ``detail``."""

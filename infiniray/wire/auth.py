@@ -1,0 +1,47 @@
+"""Proofs that shard and node know the pool's secret, without sending it.
+
+Each side sends a fresh nonce and answers the other's with an HMAC-SHA256 over both nonces and over what it
+claims, so a recorded handshake is worth nothing: neither side ever accepts a proof over a nonce that it did
+not just make. A role word in front keeps one side's proof from being reflected as the other's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+
+__all__ = ["hello_proof", "invoke_proof", "matches", "new_nonce", "welcome_proof"]
+
+
+def new_nonce() -> str:
+    """128 bits, in hex."""
+    return secrets.token_hex(16)
+
+
+def matches(ours: str, theirs: object) -> bool:
+    """Whether a received proof is the one expected; takes the same time either way."""
+    return isinstance(theirs, str) and hmac.compare_digest(ours.encode(), theirs.encode(errors="replace"))
+
+
+def invoke_proof(secret: bytes, *, node: str, session: str, address: str, epoch: int) -> str:
+    """In the invocation: the address to dial comes from a shard of this pool."""
+    return _mac(secret, "invoke", node, session, address, epoch)
+
+
+def hello_proof(secret: bytes, *, shard_nonce: str, node_nonce: str, node: str, instance: str) -> str:
+    """In HELLO: whoever dialled is this node."""
+    return _mac(secret, "hello", shard_nonce, node_nonce, node, instance)
+
+
+def welcome_proof(secret: bytes, *, shard_nonce: str, node_nonce: str, node: str, epoch: int) -> str:
+    """In WELCOME: whoever was dialled is a shard of this pool."""
+    return _mac(secret, "welcome", node_nonce, shard_nonce, node, epoch)
+
+
+def _mac(secret: bytes, *parts: object) -> str:
+    # Lengths in front of the parts: no two different lists of parts give the same message.
+    # Surrogates pass: what an unproven peer claims may be any JSON text, and must be refused, not raise.
+    texts = (str(part).encode(errors="surrogatepass") for part in parts)
+    message = b"".join(len(text).to_bytes(4, "big") + text for text in texts)
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()

@@ -1,0 +1,148 @@
+"""How chunks, and the part of a node's history that one instance has, are described on the wire."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from infiniray.wire.frames import ProtocolError
+
+__all__ = ["ChunkId", "ChunkInfo", "SeqSpans"]
+
+
+class ChunkId(NamedTuple):
+    """Which chunk: the ``index``-th of version ``version`` of the object under ``key``."""
+
+    key: str
+    version: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of an id
+
+    @classmethod
+    def from_wire(cls, value: Any) -> ChunkId:
+        """Raises: ProtocolError: not a chunk's id."""
+        match value:
+            case [str(key), int(version), int(index)]:
+                return cls(key, version, index)
+        raise ProtocolError(f"not a chunk id: {value!r:.80}")
+
+
+class ChunkInfo(NamedTuple):
+    """What a chunk says of itself, so that a shard that lost its table can rebuild it from its nodes.
+
+    ``seq`` numbers the inserts and deletes of one node; ``expires_s`` is Unix time, 0 for never; ``head``
+    tells the client how to turn the object's bytes back into a value; ``crc`` is the CRC-32 of this chunk's
+    bytes.
+    """
+
+    key: str
+    version: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of an id
+    seq: int
+    scheme: str
+    object_bytes: int
+    chunk_bytes: int
+    crc: int
+    expires_s: float
+    head: str
+
+    @property
+    def id(self) -> ChunkId:
+        return ChunkId(self.key, self.version, self.index)
+
+    @classmethod
+    def from_wire(cls, value: Any) -> ChunkInfo:
+        """Raises: ProtocolError: not a chunk's description."""
+        match value:
+            case [
+                str(),
+                int(),
+                int(index),
+                int(),
+                str(),
+                int(size),
+                int(chunk_bytes),
+                int(),
+                int() | float(),
+                str(),
+            ] if 0 <= chunk_bytes <= size and index >= 0:
+                return cls(*value)
+        raise ProtocolError(f"not a chunk description: {value!r:.120}")
+
+
+class SeqSpans:
+    """Which of a node's sequence numbers one instance has seen: a set of integers as disjoint spans.
+
+    Usually one span. A second instance of the same node, started empty or from a replica, has others;
+    comparing spans tells a shard at HELLO which chunks that copy lacks, without an inventory.
+    """
+
+    __slots__ = ("_starts", "_stops")
+
+    #: More spans than this are not kept: the oldest are forgotten, which can only understate what an instance
+    #: has.
+    MAX_SPANS = 256
+
+    def __init__(self, spans: Iterable[tuple[int, int]] = ()) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []  # inclusive
+        for first, last in spans:
+            self.add(first, last)
+
+    def __contains__(self, seq: int) -> bool:
+        i = bisect_right(self._starts, seq) - 1
+        return i >= 0 and seq <= self._stops[i]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._stops, strict=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SeqSpans) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        return f"SeqSpans({list(self)})"
+
+    @property
+    def last(self) -> int:
+        """The highest number seen, 0 if none."""
+        return self._stops[-1] if self._stops else 0
+
+    def add(self, first: int, last: int | None = None) -> None:
+        """Add ``first`` to ``last``, inclusive; neighbours join."""
+        last = first if last is None else last
+        i = bisect_right(self._starts, first)
+        if i and self._stops[i - 1] >= first - 1:
+            i -= 1
+            first = self._starts[i]
+        j = i
+        while j < len(self._starts) and self._starts[j] <= last + 1:
+            last = max(last, self._stops[j])
+            j += 1
+        self._starts[i:j] = [first]
+        self._stops[i:j] = [last]
+        if len(self._starts) > self.MAX_SPANS:
+            del self._starts[0], self._stops[0]
+
+    def copy(self) -> SeqSpans:
+        twin = SeqSpans()
+        twin._starts, twin._stops = self._starts.copy(), self._stops.copy()
+        return twin
+
+    def to_wire(self) -> list[list[int]]:
+        return [[first, last] for first, last in self]
+
+    @classmethod
+    def from_wire(cls, value: Any) -> SeqSpans:
+        """Raises: ProtocolError: not a list of spans."""
+        spans = cls()
+        if not isinstance(value, list) or len(value) > cls.MAX_SPANS:
+            raise ProtocolError(f"not a list of spans: {value!r:.80}")
+        for span in value:
+            match span:
+                case [int(first), int(last)] if 0 < first <= last:
+                    spans.add(first, last)
+                case _:
+                    raise ProtocolError(f"not a span: {span!r:.80}")
+        return spans
