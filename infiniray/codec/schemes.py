@@ -16,7 +16,7 @@ __all__ = ["Scheme", "SchemeKind", "SchemePolicy"]
 
 #: Reed-Solomon over GF(2^8) has no more distinct rows.
 MAX_CHUNKS = 256
-_TEXT = re.compile(r"(rs|xor|mirror|stripe):(\d+)(?:\+(\d+))?")
+_TEXT = re.compile(r"(rs|xor|mirror|stripe):([0-9]{1,6})(?:\+([0-9]{1,6}))?")
 
 
 class SchemeKind(enum.Enum):
@@ -30,8 +30,12 @@ class SchemeKind(enum.Enum):
 class Scheme:
     """``k`` data chunks and ``r`` parity chunks; any ``k`` of the ``n`` bring the object back.
 
-    Data chunk ``i`` is bytes ``[i * c, (i + 1) * c)`` of the object with ``c = chunk_bytes(size)``; the last ones may be short or empty
-    and count as padded with zeros. Parity chunks are ``c`` bytes long. A mirror's replicas are ``k = 1`` and parity.
+    Data chunk ``i`` is bytes ``[i * c, (i + 1) * c)`` of the object with ``c = chunk_bytes(size)``; the last ones
+    may be short or empty: they are stored so, and count as padded with zeros. Parity chunks are ``c`` bytes long.
+    A mirror is ``k = 1`` and ``r`` further copies.
+
+    Raises:
+        SchemeError: there is no such scheme.
     """
 
     kind: SchemeKind
@@ -39,17 +43,23 @@ class Scheme:
     r: int
 
     def __post_init__(self) -> None:
-        wrong = (
-            self.k < 1
-            or self.r < 0
-            or self.n > MAX_CHUNKS
-            or (self.kind is SchemeKind.RS and self.r < 1)
-            or (self.kind is SchemeKind.XOR and self.r != 1)
-            or (self.kind is SchemeKind.MIRROR and self.k != 1)
-            or (self.kind is SchemeKind.STRIPE and self.r != 0)
-        )
-        if wrong:
-            raise SchemeError(detail=f"no {self.kind.value} scheme has {self.k} data and {self.r} parity chunks")
+        wrong = self._what_is_wrong()
+        if wrong is not None:
+            raise SchemeError(detail=f"no such {self.kind.value} scheme (k={self.k}, r={self.r}): {wrong}")
+
+    def _what_is_wrong(self) -> str | None:
+        if self.k < 1 or self.r < 0:
+            return "it needs at least one data chunk" if self.k < 1 else "it needs at least one copy"
+        if self.n > MAX_CHUNKS:
+            return f"at most {MAX_CHUNKS} chunks in all, not {self.n}"
+        rules = {
+            SchemeKind.RS: (self.r >= 1, "it needs at least one parity chunk"),
+            SchemeKind.XOR: (self.r == 1, "XOR gives exactly one parity chunk"),
+            SchemeKind.MIRROR: (self.k == 1, "a mirror has one data chunk and its copies"),
+            SchemeKind.STRIPE: (self.r == 0, "striping has no parity"),
+        }
+        is_met, reason = rules[self.kind]
+        return None if is_met else reason
 
     @classmethod
     def parse(cls, text: str) -> Scheme:
@@ -85,11 +95,23 @@ class Scheme:
         return self.n / self.k
 
     @property
+    def capacity_share(self) -> float:
+        """Share of the nodes' memory that is left for objects: what RAID tables call capacity."""
+        return self.k / self.n
+
+    @property
     def losses_tolerated(self) -> int:
+        """How many chunks, whichever they are, may be lost."""
         return self.r
 
     def chunk_bytes(self, object_bytes: int) -> int:
-        """Length of a chunk, short ones apart."""
+        """Length of a chunk, short ones apart.
+
+        Raises:
+            SchemeError: a negative size.
+        """
+        if object_bytes < 0:
+            raise SchemeError(detail=f"an object cannot have {object_bytes} bytes")
         return -(-object_bytes // self.k)
 
     def chunk_range(self, index: int, object_bytes: int) -> tuple[int, int]:
@@ -104,13 +126,20 @@ class Scheme:
         return min(index * chunk_bytes, object_bytes), min((index + 1) * chunk_bytes, object_bytes)
 
     def stored_bytes(self, index: int, object_bytes: int) -> int:
-        """Length of chunk ``index`` as it is stored, without padding."""
-        if self.k <= index < self.n:
+        """Length of chunk ``index`` as it is stored, without padding.
+
+        Raises:
+            SchemeError: not the index of a chunk.
+        """
+        if not 0 <= index < self.n:
+            raise SchemeError(detail=f"{self} has chunks 0 to {self.n - 1}, not {index}")
+        if index >= self.k:
             return self.chunk_bytes(object_bytes)
         start, stop = self.chunk_range(index, object_bytes)
         return stop - start
 
     def total_stored_bytes(self, object_bytes: int) -> int:
+        """Length of all chunks together."""
         return object_bytes + self.r * self.chunk_bytes(object_bytes)
 
 
