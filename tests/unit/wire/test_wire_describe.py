@@ -1,0 +1,92 @@
+"""Descriptions of chunks, and spans against a set."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infiniray.wire.describe import ChunkId, ChunkInfo, SeqSpans
+from infiniray.wire.frames import ProtocolError
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=11) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+spans = st.tuples(st.integers(1, 300), st.integers(0, 20)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+INFO = ChunkInfo("key", 3, 1, 17, "rs:10+2", 1000, 100, 0xFFFFFFFF, 1.5e9, "{}")
+
+
+@given(st.lists(spans, max_size=40))
+def test_spans_are_a_set(added: list[tuple[int, int]]) -> None:
+    model: set[int] = set()
+    seen = SeqSpans()
+    for first, last in added:
+        seen.add(first, last)
+        model.update(range(first, last + 1))
+        assert seen.last == max(model)
+    assert {seq for seq in range(330) if seq in seen} == model
+    kept = list(seen)
+    assert {seq for first, last in kept for seq in range(first, last + 1)} == model
+    assert all(second[0] - first[1] > 1 for first, second in pairwise(kept))  # joined
+    assert SeqSpans.from_wire(json.loads(json.dumps(seen.to_wire()))) == seen
+    assert SeqSpans(added) == seen
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    seen = SeqSpans([(1, 5)])
+    twin = seen.copy()
+    twin.add(6)
+    assert (seen.last, twin.last) == (5, 6)
+    assert seen != twin
+
+
+def test_too_many_spans_forget_the_oldest() -> None:
+    seen = SeqSpans()
+    for i in range(SeqSpans.MAX_SPANS + 10):
+        seen.add(2 * i + 1)
+    assert len(list(seen)) == SeqSpans.MAX_SPANS
+    assert 1 not in seen
+    assert 19 not in seen
+    assert 21 in seen
+    assert seen.last == 2 * (SeqSpans.MAX_SPANS + 9) + 1
+
+
+def test_no_spans() -> None:
+    seen = SeqSpans()
+    assert (seen.last, seen.to_wire(), 0 in seen) == (0, [], False)
+
+
+@pytest.mark.parametrize("value", [None, {}, [1], [[1]], [[2, 1]], [[0, 1]], [["1", 2]], [[1, 1]] * 257])
+def test_what_is_no_spans(value: Any) -> None:
+    with pytest.raises(ProtocolError):
+        SeqSpans.from_wire(value)
+
+
+def test_descriptions_survive_the_wire() -> None:
+    assert ChunkInfo.from_wire(json.loads(json.dumps(INFO))) == INFO
+    assert ChunkId.from_wire(json.loads(json.dumps(INFO.id))) == INFO.id == ChunkId("key", 3, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"key": 1}, {"version": "1"}, {"index": -1}, {"chunk_bytes": 1001}, {"chunk_bytes": -1}, {"expires_s": None}],
+)
+def test_what_is_no_description(change: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError):
+        ChunkInfo.from_wire(list(INFO._replace(**change)))
+
+
+@given(json_values)
+def test_any_json_is_a_description_or_a_protocol_error(value: Any) -> None:
+    for described in (ChunkId, ChunkInfo, SeqSpans):
+        try:
+            described.from_wire(value)
+        except ProtocolError:
+            continue
+        assert isinstance(value, list)
