@@ -1,0 +1,19 @@
+"""Errors of the workloads; the root is the cache's own."""
+
+from __future__ import annotations
+
+from infiniray.errors import InfiniRayError
+
+__all__ = ["TraceError"]
+
+
+class TraceError(InfiniRayError, ValueError):
+    """A trace cannot be read, or, in strict mode, a line of it is malformed. Fields: ``path``, ``line``, ``detail``.
+
+    ``line`` counts from 1; for damage of the file as a whole it is the last line that could be read.
+    """
+
+    template = "{path}, line {line}: {detail}"
+    path: str
+    line: int
+    detail: str

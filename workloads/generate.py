@@ -1,0 +1,303 @@
+"""A generator of registry-like traces: sizes, popularity and reuse as published for the Dallas registry.
+
+Sources: layer sizes and popularity from Anwar et al., FAST'18 (figures 6a and 10a, the latter digitised below 1%);
+reuse from the large-object trace of Wang et al., FAST'20; requests per hour from its table 1. Between the published
+points a distribution is a straight line over the logarithm of its variable.
+
+A trace of n requests is n draws from a population of layers; which of them, and so how many distinct objects, follows
+from their popularity. Sizes are spread evenly over their distribution (one per quantile), so that short traces keep to
+it too. Only uniform random numbers are drawn, so that a seed means the same trace for every version of numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from infiniray.units import format_bytes, parse_bytes
+from workloads.readers.registry import COLUMNS
+from workloads.summary import TraceSummary, summarize
+from workloads.trace import Request
+
+__all__ = ["POPULARITY", "REUSE_GAP_S", "SIZE_BYTES", "RegistryProfile", "generate", "main", "write_registry"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class LogCdf:
+    """A cumulative distribution through ``points`` (x > 0, share), rising in both, linear over log x between them."""
+
+    points: tuple[tuple[float, float], ...]
+
+    def share(self, x: Floats | float) -> Floats:
+        """Share at or below ``x``."""
+        xs, shares = zip(*self.points, strict=True)
+        return np.asarray(np.interp(np.log(x), np.log(xs), shares), np.float64)
+
+    def quantile(self, share: Floats) -> Floats:
+        """The x below which ``share`` lies."""
+        xs, shares = zip(*self.points, strict=True)
+        return np.asarray(np.exp(np.interp(share, shares, np.log(xs))), np.float64)
+
+
+#: layer sizes in bytes, nine orders of magnitude
+SIZE_BYTES = LogCdf(
+    (
+        (1, 0.0),
+        (1e2, 0.05),
+        (1e3, 0.33),
+        (1e4, 0.57),
+        (1e5, 0.62),
+        (1e6, 0.68),
+        (1e7, 0.80),
+        (1e8, 0.972),
+        (1e9, 0.999),
+        (1e10, 1.0),
+    )
+)
+#: share of requests that goes to the most popular share of layers; uniform among the first 0.032%
+POPULARITY = LogCdf(
+    (
+        (0.000319, 0.245),
+        (0.000929, 0.300),
+        (0.00344, 0.357),
+        (0.01, 0.42),
+        (0.02, 0.48),
+        (0.05, 0.57),
+        (0.10, 0.64),
+        (0.20, 0.72),
+        (0.50, 0.90),
+        (1.0, 1.0),
+    )
+)
+#: no layer gets a larger share of the requests; the five hottest of the 50-hour trace get this much each, on average
+HOTTEST_SHARE = 0.068
+#: seconds between two requests for the same object
+REUSE_GAP_S = LogCdf(((0.5, 0.0), (60, 0.46), (600, 0.80), (3600, 0.91), (6 * 3600, 0.967), (50 * 3600, 1.0)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryProfile:
+    """What to generate.
+
+    ``n_layers`` is the population that the requests draw from, not the number of distinct keys in the trace.
+    ``max_bytes`` cuts the size distribution off: the rest of it is scaled up, nothing piles up at the limit.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    n_requests: int
+    seed: int = 0
+    n_layers: int | None = None
+    max_bytes: int = 10**10
+    requests_per_hour: float = 3654.0
+
+    def __post_init__(self) -> None:
+        if self.n_requests < 1 or self.population < 1:
+            raise ValueError("a trace needs at least one request and one layer")
+        if self.seed < 0:
+            raise ValueError(f"a seed cannot be negative: {self.seed}")
+        if self.max_bytes < 100:
+            raise ValueError(f"sizes cannot be limited to {self.max_bytes} bytes; the least limit is 100")
+        if not self.requests_per_hour > 0:
+            raise ValueError(f"requests per hour must be positive, not {self.requests_per_hour}")
+
+    @property
+    def population(self) -> int:
+        """``n_layers``, or three for four requests: two thirds of the GETs are then re-references, as in Dallas."""
+        return self.n_layers if self.n_layers is not None else max(1, self.n_requests * 3 // 4)
+
+    @property
+    def span_s(self) -> float:
+        return self.n_requests / self.requests_per_hour * 3600.0
+
+
+def generate(profile: RegistryProfile) -> list[Request]:
+    """A registry-like trace of GETs in order of time, the first at 0 s; the same profile gives the same trace."""
+    rng = np.random.Generator(np.random.PCG64(profile.seed))
+    sizes = _sizes(rng, profile.population, profile.max_bytes)
+    layers = np.sort(_draw_layers(rng, profile.population, profile.n_requests))
+    times_s = _times(rng, layers, profile.span_s)
+    order = np.argsort(times_s, kind="stable")
+    begin_s = times_s[order[0]]
+    names = _Names(rng, profile.population)
+    return [
+        Request(
+            timestamp_s=round(float(times_s[i] - begin_s), 3),
+            key=names.uri(int(layers[i])),
+            size_bytes=int(sizes[layers[i]]),
+        )
+        for i in order
+    ]
+
+
+def _sizes(rng: np.random.Generator, n: int, max_bytes: int) -> Ints:
+    """One size from each of ``n`` equal slices of the distribution below ``max_bytes``, in random order."""
+    limit = float(SIZE_BYTES.share(float(max_bytes)))
+    shares = (np.arange(n) + rng.random(n)) / n * limit
+    return np.rint(SIZE_BYTES.quantile(shares)).astype(np.int64)[np.argsort(rng.random(n))]
+
+
+def _draw_layers(rng: np.random.Generator, n_layers: int, n_requests: int) -> Ints:
+    """Which layer each request is for; layer 0 is the most popular one."""
+    rank = np.arange(1, n_layers + 1)
+    top = rank / n_layers
+    first_x, first_share = POPULARITY.points[0]
+    shares = np.where(top < first_x, first_share * top / first_x, POPULARITY.share(top))
+    # a small population has less than one layer in its hottest 0.032%, and would send all of their requests to one
+    shares = np.minimum(shares, HOTTEST_SHARE * rank)
+    shares[-1] = 1.0
+    return np.searchsorted(shares, rng.random(n_requests), side="right")
+
+
+def _times(rng: np.random.Generator, layers: Ints, span_s: float) -> Floats:
+    """When each request comes, for ``layers`` sorted: per layer a uniform start, then gaps from the reuse distribution.
+
+    A time beyond the end goes on from the beginning, which keeps the number of requests; the sum over many layers with
+    independent starts is close to a Poisson process.
+    """
+    n = len(layers)
+    first = np.flatnonzero(np.r_[True, layers[1:] != layers[:-1]])
+    longest_share = float(REUSE_GAP_S.share(span_s))
+    steps = REUSE_GAP_S.quantile(rng.random(n) * longest_share)
+    steps[first] = rng.random(len(first)) * span_s
+    total = np.cumsum(steps)
+    before = np.repeat(total[first] - steps[first], np.diff(np.r_[first, n]))
+    return np.asarray((total - before) % span_s, np.float64)
+
+
+class _Names:
+    """URIs as the anonymised trace has them: users own repositories, repositories layers, all eight hex digits."""
+
+    def __init__(self, rng: np.random.Generator, n_layers: int) -> None:
+        self._n_repositories = max(1, n_layers // 16)
+        self._salt = int(rng.random() * 2**32)
+
+    def uri(self, layer: int) -> str:
+        repository = layer % self._n_repositories
+        user = repository // 4
+        return f"v2/{self._hex(user)}/{self._hex(repository + 2**30)}/blobs/{self._hex(layer + 2**31)}"
+
+    def _hex(self, number: int) -> str:
+        # an odd multiplier permutes the 32-bit numbers, so distinct layers have distinct names
+        return f"{((number ^ self._salt) * 2654435761) % 2**32:08x}"
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_registry(requests: Iterable[Request], path: str | Path, *, begin: datetime = datetime(2017, 6, 20)) -> int:
+    """Writes ``requests`` as registry CSV, gzip if ``path`` ends in ``.gz``; returns their number.
+
+    The same requests give the same bytes. The file appears when it is complete, or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".part")
+    n = 0
+    try:
+        with partial.open("wb") as raw:
+            packed = gzip.GzipFile("", "wb", 9, raw, mtime=0) if path.suffix == ".gz" else raw
+            with io.TextIOWrapper(packed, "utf-8", newline="") as text:
+                writer = csv.writer(text, lineterminator="\n")
+                writer.writerow(COLUMNS)
+                for row in _rows(requests, begin):
+                    writer.writerow(row)
+                    n += 1
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return n
+
+
+_AGENTS = ("docker/17.03.1-ce go/go1.7.5 os/linux arch/amd64", "docker/1.12.1 go/go1.6.3 os/linux arch/amd64")
+_HOSTS = ("dc118836", "79634854", "260f35e1")
+
+
+def _rows(requests: Iterable[Request], begin: datetime) -> Iterator[Sequence[object]]:
+    for i, request in enumerate(requests):
+        when = begin + timedelta(seconds=request.timestamp_s)
+        yield (
+            i,
+            i,
+            _HOSTS[i % len(_HOSTS)],
+            round(0.3 + request.size_bytes / 2.5e6, 2),  # a registry's pace: some 2.5 MB/s a client
+            request.method.value,
+            f"{i % 23:08x}",
+            request.key,
+            _AGENTS[i % len(_AGENTS)],
+            200,
+            float(request.size_bytes),
+            f"{i:010x}",
+            when.isoformat(" ", "milliseconds"),
+        )
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m workloads.generate --requests N OUT``: writes a trace and prints its figures."""
+    args = _parser().parse_args(argv)
+    try:
+        profile = RegistryProfile(
+            n_requests=args.requests,
+            seed=args.seed,
+            n_layers=args.layers,
+            max_bytes=args.max_bytes,
+            requests_per_hour=args.requests_per_hour,
+        )
+        requests = generate(profile)
+        write_registry(requests, args.out)
+    except (OSError, ValueError) as error:
+        print(f"generate: {error}", file=sys.stderr)
+        return 1
+    print(_describe(summarize(requests)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m workloads.generate", description="Write a registry-like trace as CSV."
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to write; gzip if its name ends in .gz")
+    parser.add_argument("--requests", type=int, required=True, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--layers", type=int, metavar="N", help="layers to draw from (default: 3/4 of the requests)")
+    parser.add_argument(
+        "--max-bytes", type=parse_bytes, default=10**10, metavar="SIZE", help='largest layer, e.g. "200MB"'
+    )
+    parser.add_argument(
+        "--requests-per-hour", type=float, default=3654.0, metavar="RATE", help="default 3654, as in Dallas"
+    )
+    return parser
+
+
+def _describe(figures: TraceSummary) -> str:
+    return (
+        f"{figures.n_gets} GETs of {figures.n_objects} objects over {figures.span_s:.0f} s, "
+        f"{figures.n_large_objects} objects larger than 10 MB, largest {format_bytes(figures.largest_bytes)}; "
+        f"{format_bytes(figures.unique_bytes)} unique, {format_bytes(figures.total_bytes)} in all; "
+        f"an infinite cache hits {figures.infinite_hit_ratio:.1%}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""Streaming trace readers, one module per format. Each yields :class:`workloads.trace.Request` in constant memory."""
+
+from __future__ import annotations
+
+from workloads.readers.registry import read_registry
+
+__all__ = ["read_registry"]
