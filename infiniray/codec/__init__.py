@@ -4,6 +4,7 @@
 - ``coder``: :class:`~infiniray.codec.coder.Coder`, parity and reconstruction behind one interface for every scheme.
 - ``kernels``: the interchangeable backends that a coder runs on.
 - ``checksum``: CRC-32 of chunks and of their concatenation.
+- ``buffers``: callers' buffers seen as bytes, without copies.
 - ``measure``: how fast the kernels are on this machine.
 
 Only the schemes are imported here, so that importing this package costs nothing; the rest needs numpy.

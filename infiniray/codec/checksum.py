@@ -1,85 +1,76 @@
-"""CRC-32 as zlib and gzip compute it, through ISA-L where it is there, so that the node agent can check with the
-standard library alone."""
+"""CRC-32 of chunks, equal to ``zlib.crc32``, so that a node can check it with the standard library."""
 
 from __future__ import annotations
 
-import ctypes
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+from infiniray.codec import isal
+from infiniray.codec.buffers import byte_view
 
-from infiniray.codec.kernels import load_isal
+if TYPE_CHECKING:
+    from infiniray.codec.buffers import BufferLike
 
 __all__ = ["checksum", "combine"]
 
-_POLYNOMIAL = 0xEDB88320  # reflected
-#: Below this the call through ctypes costs more than it saves.
+#: the CRC's polynomial and the polynomials 1 and x^8, bit-reversed: the highest bit is the coefficient of x^0
+_POLYNOMIAL = 0xEDB88320
+_ONE = 1 << 31
+_X8 = 1 << 23
+#: below this, the call into the faster library costs more than it saves
 _SMALL_BYTES = 4096
 
 
-@lru_cache(maxsize=1)
-def _isal_crc32() -> Callable[[int, int, int], int] | None:
-    library = load_isal()
-    if library is None or not hasattr(library, "crc32_gzip_refl"):
-        return None
-    function = library.crc32_gzip_refl
-    function.argtypes = [ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint64]
-    function.restype = ctypes.c_uint32
-    return function  # type: ignore[no-any-return]
+def checksum(view: BufferLike) -> int:
+    """CRC-32 of a contiguous buffer: what ``zlib.crc32`` says, several times faster where ISA-L is there.
+
+    Raises:
+        TypeError: the buffer is not contiguous, or not a buffer.
+    """
+    array = byte_view(view)
+    library = isal.load()
+    if library is None or array.nbytes < _SMALL_BYTES:
+        return zlib.crc32(array.data)
+    return int(library.crc32_gzip_refl(0, array.ctypes.data, array.nbytes))
 
 
-def checksum(buffer: Any) -> int:
-    """The CRC-32 of a contiguous buffer, as ``zlib.crc32``."""
-    view = memoryview(buffer)
-    isal = _isal_crc32()
-    if isal is None or view.nbytes < _SMALL_BYTES:
-        return zlib.crc32(view)
-    return isal(0, np.frombuffer(view, np.uint8).ctypes.data, view.nbytes)
+def combine(crcs: Iterable[int], lengths: Iterable[int]) -> int:
+    """CRC-32 of the concatenation of pieces, from the pieces' own CRCs and lengths in bytes.
 
+    Appending n bytes multiplies the CRC so far, as a polynomial over GF(2), by x^(8n) modulo the CRC's polynomial
+    (as zlib's ``crc32_combine``).
 
-def combine(crcs: Sequence[int], lengths: Sequence[int]) -> int:
-    """The CRC-32 of a concatenation, from those of its parts.
-
-    Appending n zero bytes is a linear map on the 32 bits of a CRC; maps for powers of two make any n in about log n steps.
+    Raises:
+        ValueError: not as many lengths as CRCs, or a negative length.
     """
     total = 0
-    for crc, n_bytes in zip(crcs, lengths, strict=True):
-        total = _append_zeros(total, n_bytes) ^ crc
+    for crc, length in zip(crcs, lengths, strict=True):
+        total = _product(_shift(length), total) ^ crc
     return total
 
 
-def _append_zeros(crc: int, n_bytes: int) -> int:
-    power = 0
+@lru_cache(maxsize=1024)
+def _shift(n_bytes: int) -> int:
+    """x^(8 * n_bytes) modulo the polynomial, by repeated squaring."""
+    if n_bytes < 0:
+        raise ValueError(f"a piece cannot have {n_bytes} bytes")
+    result, square = _ONE, _X8
     while n_bytes:
         if n_bytes & 1:
-            crc = _apply(_zeros_map(power), crc)
+            result = _product(result, square)
+        square = _product(square, square)
         n_bytes >>= 1
-        power += 1
-    return crc
+    return result
 
 
-def _apply(columns: Sequence[int], bits: int) -> int:
-    total = 0
-    for column in columns:
-        if bits & 1:
-            total ^= column
-        bits >>= 1
-    return total
-
-
-@lru_cache(maxsize=64)
-def _zeros_map(power: int) -> tuple[int, ...]:
-    """What appending ``2 ** power`` zero bytes makes of each bit."""
-    if power == 0:
-        return tuple(_shift_byte(1 << bit) for bit in range(32))
-    half = _zeros_map(power - 1)
-    return tuple(_apply(half, column) for column in half)
-
-
-def _shift_byte(crc: int) -> int:
-    for _ in range(8):
-        crc = crc >> 1 ^ (_POLYNOMIAL if crc & 1 else 0)
-    return crc
+def _product(left: int, right: int) -> int:
+    """The product of two polynomials modulo the CRC's."""
+    product = 0
+    while left:
+        if left & _ONE:
+            product ^= right
+        left = (left << 1) & 0xFFFFFFFF
+        right = (right >> 1) ^ (_POLYNOMIAL if right & 1 else 0)
+    return product

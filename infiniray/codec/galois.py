@@ -36,7 +36,7 @@ _EXP, _LOG = _exponents()
 
 def _products() -> Matrix:
     log = np.array(_LOG)
-    table = np.array(_EXP, dtype=np.uint8)[log[:, None] + log[None, :]]
+    table: Matrix = np.array(_EXP, dtype=np.uint8)[log[:, None] + log[None, :]]
     table[0, :] = table[:, 0] = 0
     return table
 
@@ -70,7 +70,7 @@ def invert(matrix: Matrix) -> Matrix:
         SchemeError: the matrix is singular.
     """
     size = len(matrix)
-    work = np.concatenate([matrix, identity(size)], axis=1)
+    work: Matrix = np.concatenate([matrix, identity(size)], axis=1)
     for column in range(size):
         candidates = np.flatnonzero(work[column:, column])
         if not len(candidates):
@@ -82,4 +82,5 @@ def invert(matrix: Matrix) -> Matrix:
         factors = work[:, column].copy()
         factors[column] = 0
         work ^= _MUL[factors[:, None], work[column]]
-    return work[:, size:].copy()
+    inverted: Matrix = work[:, size:].copy()
+    return inverted

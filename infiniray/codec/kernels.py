@@ -13,28 +13,28 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from infiniray.codec import isal
+from infiniray.codec.buffers import ByteArray
 from infiniray.codec.matrices import recovery
 from infiniray.codec.schemes import Scheme, SchemeKind
 from infiniray.errors import ConfigError
 
-__all__ = ["Bytes", "IsalKernel", "Kernel", "ZfecKernel", "default_kernel", "find_kernel"]
-
-#: uint8, one dimension, contiguous: a view of somebody's buffer
-Bytes = npt.NDArray[np.uint8]
+__all__ = ["IsalKernel", "Kernel", "ZfecKernel", "default_kernel", "find_kernel"]
 
 #: names a kernel for this process; the same name as the setting ``codec.kernel`` of the configuration
 KERNEL_VARIABLE = "INFINIRAY_CODEC__KERNEL"
 
 
 class Kernel(Protocol):
-    """I compute chunks of one object from ``k`` others. I keep no reference to buffers and may be used by any thread."""
+    """I compute chunks of one object from ``k`` others.
+
+    I keep no reference to the buffers, and may be used by any thread.
+    """
 
     name: str
 
-    def combine(self, scheme: Scheme, sources: Mapping[int, Bytes], outputs: Mapping[int, Bytes]) -> None:
+    def combine(self, scheme: Scheme, sources: Mapping[int, ByteArray], outputs: Mapping[int, ByteArray]) -> None:
         """Fill ``outputs`` from ``sources``.
 
         Both map chunk indices of an RS or XOR scheme to arrays, all of the same length, at least one byte.
@@ -53,7 +53,7 @@ class IsalKernel:
         self._library = library
         self._tables = lru_cache(maxsize=4096)(self._expand)
 
-    def combine(self, scheme: Scheme, sources: Mapping[int, Bytes], outputs: Mapping[int, Bytes]) -> None:
+    def combine(self, scheme: Scheme, sources: Mapping[int, ByteArray], outputs: Mapping[int, ByteArray]) -> None:
         if not outputs:
             return
         tables = self._tables(scheme, tuple(sources), tuple(outputs))
@@ -72,7 +72,7 @@ class IsalKernel:
         return tables
 
 
-def _addresses(chunks: Mapping[int, Bytes], offset: int) -> ctypes.Array[ctypes.c_void_p]:
+def _addresses(chunks: Mapping[int, ByteArray], offset: int) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * len(chunks))(*[chunk.ctypes.data + offset for chunk in chunks.values()])
 
 
@@ -83,7 +83,7 @@ class ZfecKernel:
     #: columns XORed at a time, so that the running sum stays in the processor's cache
     _BLOCK_BYTES = 128 << 10
 
-    def combine(self, scheme: Scheme, sources: Mapping[int, Bytes], outputs: Mapping[int, Bytes]) -> None:
+    def combine(self, scheme: Scheme, sources: Mapping[int, ByteArray], outputs: Mapping[int, ByteArray]) -> None:
         if not outputs:
             return
         if scheme.kind is SchemeKind.XOR:
@@ -93,24 +93,24 @@ class ZfecKernel:
         else:
             self._decode(scheme, sources, outputs)
 
-    def _encode(self, scheme: Scheme, data: list[Bytes], outputs: Mapping[int, Bytes]) -> None:
+    def _encode(self, scheme: Scheme, data: list[ByteArray], outputs: Mapping[int, ByteArray]) -> None:
         encoder, _ = _zfec_pair(scheme.k, scheme.n)
         for output, computed in zip(outputs.values(), encoder.encode(data, list(outputs)), strict=True):
             output[:] = np.frombuffer(computed, dtype=np.uint8)
 
-    def _decode(self, scheme: Scheme, sources: Mapping[int, Bytes], outputs: Mapping[int, Bytes]) -> None:
+    def _decode(self, scheme: Scheme, sources: Mapping[int, ByteArray], outputs: Mapping[int, ByteArray]) -> None:
         """zfec brings back all missing data; wanted parity is then encoded from it."""
         _, decoder = _zfec_pair(scheme.k, scheme.n)
         parity = iter([index for index in sources if index >= scheme.k])
         order = [index if index in sources else next(parity) for index in range(scheme.k)]  # zfec wants data in place
         data = decoder.decode([sources[index] for index in order], order)
-        for index in filter(lambda index: index < scheme.k, outputs):
-            outputs[index][:] = np.frombuffer(data[index], dtype=np.uint8)
         lost_parity = {index: output for index, output in outputs.items() if index >= scheme.k}
+        for index in outputs.keys() - lost_parity.keys():
+            outputs[index][:] = np.frombuffer(data[index], dtype=np.uint8)
         if lost_parity:
             self._encode(scheme, data, lost_parity)
 
-    def _xor(self, sources: Mapping[int, Bytes], outputs: Mapping[int, Bytes]) -> None:
+    def _xor(self, sources: Mapping[int, ByteArray], outputs: Mapping[int, ByteArray]) -> None:
         """Any chunk of an XOR scheme is the sum of the ``k`` others."""
         first, *others = sources.values()
         (output,) = outputs.values()
