@@ -1,0 +1,1 @@
+"""Functions as a service: invoking them, packaging the node agent, and ``local``, the embedded platform."""

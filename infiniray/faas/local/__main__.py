@@ -1,0 +1,71 @@
+"""The platform's process: ``python -m infiniray.faas.local DIRECTORY [--settings JSON] [--ready-fd N] [--owner-fd N]``.
+
+Writes its endpoint to ``--ready-fd`` when it serves. Ends on SIGTERM, SIGINT, an admin's shutdown, or when ``--owner-fd`` (the read
+end of a pipe that its owner holds) comes to its end; no instance outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import click
+from aiohttp import web
+
+from infiniray.faas.local.admin import add_admin
+from infiniray.faas.local.api import add_function_api, refusals
+from infiniray.faas.local.platform import Platform
+from infiniray.faas.local.policies import run_reclaims, watch_memory
+from infiniray.faas.local.settings import LocalPlatformSettings
+
+_MAX_REQUEST_BYTES = 100 << 20  # a 50 MB zip, in base64, and some
+
+
+async def serve(settings: LocalPlatformSettings, directory: Path, ready_fd: int | None, owner_fd: int | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if owner_fd is not None:
+        loop.add_reader(owner_fd, stop.set)
+    platform = Platform(settings, directory)
+    chores = [loop.create_task(watch_memory(platform)), loop.create_task(run_reclaims(platform))]
+    app = web.Application(client_max_size=_MAX_REQUEST_BYTES, middlewares=[refusals])
+    add_function_api(app, platform)
+    add_admin(app, stop)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    try:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", settings.port, backlog=1024)
+        await site.start()
+        if ready_fd is not None:
+            _tell(ready_fd, runner)
+        await stop.wait()
+    finally:
+        for chore in chores:
+            chore.cancel()
+        await platform.close()
+        await runner.cleanup()
+
+
+def _tell(ready_fd: int, runner: web.AppRunner) -> None:
+    host, port = runner.addresses[0][:2]
+    os.write(ready_fd, f"http://{host}:{port}\n".encode())
+    os.close(ready_fd)
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--settings", default="{}", help="LocalPlatformSettings, as JSON")
+@click.option("--ready-fd", type=int)
+@click.option("--owner-fd", type=int)
+def main(directory: Path, settings: str, ready_fd: int | None, owner_fd: int | None) -> None:
+    """Run the embedded function platform until it is told to stop."""
+    directory.mkdir(parents=True, exist_ok=True)
+    asyncio.run(serve(LocalPlatformSettings.model_validate_json(settings), directory, ready_fd, owner_fd))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The functions that the platform knows: what the control plane creates, changes and describes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+import shutil
+import time
+import uuid
+import zipfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from infiniray.faas.local.refusals import conflict, invalid, not_found
+
+__all__ = ["ACCOUNT", "Function", "FunctionRegistry", "name_of"]
+
+#: The account that everything here belongs to: AWS's own example number.
+ACCOUNT = "123456789012"
+_NAME = re.compile(r"(?:arn:aws:lambda:[a-z0-9-]+:\d{12}:function:)?([a-zA-Z0-9_-]{1,140})(?::([$a-zA-Z0-9_-]+))?")
+_RUNTIME = re.compile(r"python3\.\d+|provided\.al2(023)?")
+#: Set by the platform: a function may not set them (AWS: reserved environment variables).
+_RESERVED = {"_HANDLER", "AWS_LAMBDA_RUNTIME_API", "LAMBDA_TASK_ROOT", "AWS_LAMBDA_FUNCTION_NAME", "AWS_REGION"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """One state of a function's configuration and code; a change makes a new one with another ``revision``."""
+
+    name: str
+    region: str
+    role: str
+    runtime: str
+    handler: str
+    memory_mb: int
+    timeout_s: int
+    code_root: Path
+    code_sha256: str
+    code_bytes: int
+    environment: dict[str, str] = field(default_factory=dict)
+    architectures: tuple[str, ...] = ("x86_64",)
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    reserved_concurrency: int | None = None
+    modified_s: float = 0.0
+    revision: str = ""
+
+    @property
+    def arn(self) -> str:
+        return f"arn:aws:lambda:{self.region}:{ACCOUNT}:function:{self.name}"
+
+    def describe(self) -> dict[str, Any]:
+        """FunctionConfiguration, as the API gives it."""
+        modified = time.strftime("%Y-%m-%dT%H:%M:%S.000+0000", time.gmtime(self.modified_s))
+        return {
+            "FunctionName": self.name,
+            "FunctionArn": self.arn,
+            "Runtime": self.runtime,
+            "Role": self.role,
+            "Handler": self.handler,
+            "CodeSize": self.code_bytes,
+            "CodeSha256": self.code_sha256,
+            "Description": self.description,
+            "Timeout": self.timeout_s,
+            "MemorySize": self.memory_mb,
+            "LastModified": modified,
+            "Version": "$LATEST",
+            "Environment": {"Variables": self.environment},
+            "TracingConfig": {"Mode": "PassThrough"},
+            "RevisionId": self.revision,
+            "State": "Active",
+            "LastUpdateStatus": "Successful",
+            "PackageType": "Zip",
+            "Architectures": list(self.architectures),
+            "EphemeralStorage": {"Size": 512},
+        }
+
+
+def name_of(text: str) -> str:
+    """The function's name in a name, a name with a qualifier, or an ARN.
+
+    Raises:
+        Refusal: none of these, or a qualifier other than ``$LATEST``.
+    """
+    match = _NAME.fullmatch(text)
+    if match is None:
+        raise invalid(f"1 validation error detected: Value '{text}' at 'functionName' is not a function name or ARN")
+    if match[2] not in (None, "$LATEST"):
+        raise not_found(f"Function not found: {text}")
+    return match[1]
+
+
+class FunctionRegistry:
+    """I keep the functions and their unpacked code, below ``directory``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._functions: dict[str, Function] = {}
+
+    def get(self, name: str) -> Function:
+        try:
+            return self._functions[name]
+        except KeyError:
+            arn = f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:{name}"
+            raise not_found(f"Function not found: {arn}") from None
+
+    def names(self) -> list[str]:
+        return sorted(self._functions)
+
+    def create(self, request: dict[str, Any], region: str) -> Function:
+        """CreateFunction. Raises: Refusal: it exists, or the request is not valid."""
+        for needed in ("FunctionName", "Role", "Code", "Handler", "Runtime"):
+            if not request.get(needed):
+                raise invalid(f"1 validation error detected: Value null at '{needed}' must not be null")
+        name = name_of(str(request["FunctionName"]))
+        if name in self._functions:
+            raise conflict(f"Function already exist: {name}")
+        settings = _settings(request)  # before any code is unpacked
+        root, sha256, n_bytes = self._unpack(name, request["Code"])
+        function = Function(
+            name=name, region=region, role=str(request["Role"]), runtime=str(request["Runtime"]),
+            handler=str(request["Handler"]), tags=dict(request.get("Tags") or {}),
+            **{"memory_mb": 128, "timeout_s": 3, **settings},
+            code_root=root, code_sha256=sha256, code_bytes=n_bytes,
+        )  # fmt: skip
+        return self._keep(function)
+
+    def update_configuration(self, name: str, request: dict[str, Any]) -> Function:
+        function = self.get(name)
+        changes = _settings(request)
+        for member, attribute in (("Role", "role"), ("Handler", "handler"), ("Runtime", "runtime")):
+            if request.get(member):
+                changes[attribute] = str(request[member])
+        return self._keep(replace(function, **changes))
+
+    def update_code(self, name: str, request: dict[str, Any]) -> Function:
+        function = self.get(name)
+        root, sha256, n_bytes = self._unpack(name, request)
+        return self._keep(replace(function, code_root=root, code_sha256=sha256, code_bytes=n_bytes))
+
+    def reserve_concurrency(self, name: str, limit: int | None) -> Function:
+        function = replace(self.get(name), reserved_concurrency=limit)
+        self._functions[name] = function
+        return function
+
+    def delete(self, name: str) -> None:
+        self.get(name)
+        del self._functions[name]
+        shutil.rmtree(self._directory / name, ignore_errors=True)
+
+    def _keep(self, function: Function) -> Function:
+        function = replace(function, modified_s=time.time(), revision=str(uuid.uuid4()))
+        self._functions[function.name] = function
+        return function
+
+    def _unpack(self, name: str, code: dict[str, Any]) -> tuple[Path, str, int]:
+        """Where the zip's files are, its SHA-256 (base64) and its size."""
+        if not code.get("ZipFile"):
+            raise invalid("Please provide a ZipFile: this platform has no S3 to fetch code from")
+        try:
+            data = base64.b64decode(code["ZipFile"], validate=True)
+            archive = zipfile.ZipFile(io.BytesIO(data))
+        except (binascii.Error, zipfile.BadZipFile, ValueError):
+            raise invalid("Could not unzip uploaded file. Please check your file, then try to upload again.") from None
+        digest = hashlib.sha256(data).digest()
+        root = self._directory / name / digest.hex()[:16]
+        if not root.exists():
+            root.mkdir(parents=True)
+            archive.extractall(root)
+        return root, base64.b64encode(digest).decode(), len(data)
+
+
+def _settings(request: dict[str, Any]) -> dict[str, Any]:
+    """What create and update have in common, checked: botocore leaves ranges to the service."""
+    settings: dict[str, Any] = {}
+    for member, attribute, low, high in (("MemorySize", "memory_mb", 128, 10_240), ("Timeout", "timeout_s", 1, 900)):
+        if request.get(member) is not None:
+            value = request[member]
+            if not isinstance(value, int) or not low <= value <= high:
+                raise invalid(f"'{member}' value failed to satisfy constraint: {value} is not in {low} to {high}")
+            settings[attribute] = value
+    if request.get("Runtime") and not _RUNTIME.fullmatch(str(request["Runtime"])):
+        raise invalid(f"Value {request['Runtime']} at 'runtime' failed to satisfy constraint: Python runtimes only")
+    if request.get("Handler") and "." not in str(request["Handler"]):
+        raise invalid(f"Value {request['Handler']} at 'handler' is not of the form module.function")
+    if request.get("Environment") is not None:
+        variables = request["Environment"].get("Variables") or {}
+        taken = sorted(_RESERVED & set(variables))
+        if taken:
+            raise invalid(
+                f"Lambda was unable to configure your environment variables because reserved keys are used: {taken}"
+            )
+        settings["environment"] = {str(name): str(value) for name, value in variables.items()}
+    if request.get("Architectures"):
+        settings["architectures"] = tuple(request["Architectures"])
+    if request.get("Description") is not None:
+        settings["description"] = str(request["Description"])
+    return settings

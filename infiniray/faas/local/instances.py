@@ -1,0 +1,291 @@
+"""The life of one instance: INIT, then idle (frozen) and busy in turns, until it is reclaimed or breaks.
+
+The instance is a process that runs AWS's runtime client against a Runtime API of its own, which this file serves:
+https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. It is free again when it asks for its *next* invocation, not
+when it responds, and the caller is answered then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import json
+import os
+import signal
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from infiniray.faas.local.functions import Function
+from infiniray.faas.local.nursery import Nursery
+
+__all__ = ["Instance", "InstanceState", "Outcome"]
+
+MAX_RESPONSE_BYTES = 6 << 20
+_LOG_TAIL_BYTES = 4096
+_MiB = 1 << 20
+
+
+class InstanceState(enum.Enum):
+    INIT = "init"  # from the fork to the first `next`
+    IDLE = "idle"  # frozen
+    BUSY = "busy"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an invocation ended. ``error_type`` is None when the function answered."""
+
+    payload: bytes
+    error_type: str | None = None
+    duration_s: float = 0.0
+    log_tail: bytes = b""
+
+
+@dataclass(slots=True)
+class _Invocation:
+    request_id: str
+    payload: bytes
+    deadline_ms: int
+    done: asyncio.Future[Outcome]
+    answer: Outcome | None = None
+
+
+class Instance:
+    """I am one execution environment. One invocation at a time; nothing runs in me between invocations."""
+
+    def __init__(self, function: Function, on_change: Callable[[Instance], None]) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self.function = function
+        self.state = InstanceState.INIT
+        self.pid = 0
+        self.started_s = self.used_s = time.monotonic()
+        self.init_s = 0.0
+        self.n_invocations = 0
+        self.runtime_port = 0
+        self.kill_reason: str | None = None  # why we killed it, if we did
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._server: asyncio.Server | None = None
+        self._web: web.Server | None = None
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._turn: asyncio.Future[_Invocation] | None = None  # what the open `next` waits for
+        self._current: _Invocation | None = None
+        self._init_error: Outcome | None = None
+        self._log: deque[bytes] = deque(maxlen=64)
+        self._output = -1
+
+    # ------------------------------------------------------------ life
+
+    async def start(self, nursery: Nursery, init_timeout_s: float) -> None:
+        """Fork, and wait for the first `next`. Afterwards the instance is idle, or gone with :attr:`init_failure` set."""
+        self._web = web.Server(self._serve, access_log=None)
+        self._server = await self._loop.create_server(self._web, "127.0.0.1", 0)
+        self.runtime_port = self._server.sockets[0].getsockname()[1]
+        self._output, theirs = os.pipe()
+        os.set_blocking(self._output, False)
+        self._loop.add_reader(self._output, self._read_output)
+        try:
+            # The watchdog enforces the limit; this is what stops a burst between two of its looks.
+            data_limit_bytes = (self.function.memory_mb + 256) * _MiB
+            root = str(self.function.code_root)
+            self.pid = await nursery.spawn(self._environ(), root, data_limit_bytes, theirs, self._exited)
+        finally:
+            os.close(theirs)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._ready), init_timeout_s)
+        self.init_s = time.monotonic() - self.started_s
+        if not self._ready.done() and self._init_error is None:
+            self._init_error = self._failure("Sandbox.Timedout", f"INIT timed out after {init_timeout_s:.2f} seconds")
+        if self._init_error is not None:
+            self.kill("init failed")
+
+    @property
+    def init_failure(self) -> Outcome | None:
+        return self._init_error
+
+    async def run(self, payload: bytes) -> Outcome:
+        """One invocation, on an idle instance."""
+        assert self.state is InstanceState.IDLE
+        assert self._turn is not None
+        self.state = InstanceState.BUSY
+        self.n_invocations += 1
+        begun_s = time.monotonic()
+        timeout_s = self.function.timeout_s
+        invocation = _Invocation(
+            str(uuid.uuid4()), payload, int((time.time() + timeout_s) * 1000), self._loop.create_future()
+        )
+        self._current = invocation
+        self._on_change(self)
+        self._signal(signal.SIGCONT)
+        self._turn.set_result(invocation)
+        try:
+            outcome = await asyncio.wait_for(asyncio.shield(invocation.done), timeout_s)
+        except asyncio.TimeoutError:
+            detail = f"{_now()} {invocation.request_id} Task timed out after {timeout_s:.2f} seconds"
+            outcome = self._failure("Sandbox.Timedout", detail)
+            self.kill("timeout")
+        self.used_s = time.monotonic()
+        return Outcome(
+            payload=outcome.payload,
+            error_type=outcome.error_type,
+            duration_s=self.used_s - begun_s,
+            log_tail=b"".join(self._log)[-_LOG_TAIL_BYTES:],
+        )
+
+    def kill(self, reason: str) -> None:
+        """End the process; works on a frozen one, too."""
+        if self.state is not InstanceState.GONE:
+            self.kill_reason = self.kill_reason or reason
+            self._signal(signal.SIGKILL)
+
+    def hang(self) -> None:
+        """Stop the process in the middle of whatever it does (fault injection)."""
+        self._signal(signal.SIGSTOP)
+
+    async def close(self) -> None:
+        """Release what the instance held; its process must have ended."""
+        if self._output >= 0:
+            self._loop.remove_reader(self._output)
+            os.close(self._output)
+            self._output = -1
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._web is not None:
+            await self._web.shutdown(0.1)
+            self._web = None
+
+    # ------------------------------------------------------------ the Runtime API
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        match request.path.split("/"):
+            case ["", "2018-06-01", "runtime", "invocation", "next"]:
+                return await self._next()
+            case ["", "2018-06-01", "runtime", "invocation", request_id, "response"]:
+                return self._respond(request_id, Outcome(payload=await request.read()))
+            case ["", "2018-06-01", "runtime", "invocation", request_id, "error"]:
+                body = await request.read()
+                return self._respond(request_id, Outcome(payload=body, error_type=_error_type(body)))
+            case ["", "2018-06-01", "runtime", "init", "error"]:
+                body = await request.read()
+                self._init_error = Outcome(payload=body, error_type=_error_type(body))
+                if not self._ready.done():
+                    self._ready.set_result(None)
+                return web.Response(status=202)
+        return web.Response(status=404)
+
+    async def _next(self) -> web.Response:
+        self._finish()
+        self._turn = self._loop.create_future()
+        self.state = InstanceState.IDLE
+        self._signal(signal.SIGSTOP)
+        self._on_change(self)
+        if not self._ready.done():
+            self._ready.set_result(None)
+        invocation = await self._turn
+        self._turn = None
+        headers = {
+            "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
+            "Lambda-Runtime-Deadline-Ms": str(invocation.deadline_ms),
+            "Lambda-Runtime-Invoked-Function-Arn": self.function.arn,
+            "Lambda-Runtime-Trace-Id": f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Sampled=0",
+            "Content-Type": "application/json",
+        }
+        return web.Response(body=invocation.payload, headers=headers)
+
+    def _respond(self, request_id: str, answer: Outcome) -> web.Response:
+        current = self._current
+        if current is None or current.request_id != request_id:
+            return web.json_response({"errorType": "InvalidRequestID"}, status=400)
+        if len(answer.payload) > MAX_RESPONSE_BYTES:
+            detail = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
+            answer = self._failure("Function.ResponseSizeTooLarge", detail)
+        current.answer = answer
+        return web.json_response({"status": "OK"}, status=202)
+
+    def _finish(self) -> None:
+        """It asks for more: the invocation before is over."""
+        current, self._current = self._current, None
+        if current is not None and not current.done.done():
+            current.done.set_result(current.answer or self._failure("Runtime.Unknown", "no response"))
+
+    # ------------------------------------------------------------ the process
+
+    def _exited(self, status: int) -> None:
+        self.state = InstanceState.GONE
+        what = f"signal: {signal.Signals(-status).name[3:].lower()}" if status < 0 else f"exit status {status}"
+        if status == -signal.SIGKILL:
+            what = "signal: killed"
+        request_id = self._current.request_id if self._current else self.id
+        failure = self._failure(
+            "Runtime.ExitError", f"RequestId: {request_id} Error: Runtime exited with error: {what}"
+        )
+        if not self._ready.done():
+            self._init_error = self._init_error or failure
+            self._ready.set_result(None)
+        current, self._current = self._current, None
+        if current is not None and not current.done.done():
+            current.done.set_result(failure)
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        self._on_change(self)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.pid and self.state is not InstanceState.GONE:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def _read_output(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._output, 65536)
+            if data:
+                self._log.append(data[-_LOG_TAIL_BYTES:])
+            else:
+                self._loop.remove_reader(self._output)
+
+    def _environ(self) -> dict[str, str]:
+        function = self.function
+        return {
+            **function.environment,
+            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self.runtime_port}",
+            "AWS_LAMBDA_FUNCTION_NAME": function.name,
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
+            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
+            "AWS_LAMBDA_LOG_STREAM_NAME": f"{time.strftime('%Y/%m/%d')}/[$LATEST]{self.id}",
+            "AWS_EXECUTION_ENV": f"AWS_Lambda_{function.runtime}",
+            "AWS_REGION": function.region,
+            "AWS_DEFAULT_REGION": function.region,
+            "_HANDLER": function.handler,
+            "LAMBDA_TASK_ROOT": str(function.code_root),
+            "LAMBDA_RUNTIME_DIR": "/var/runtime",
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "LANG": "en_US.UTF-8",
+            "TZ": ":UTC",
+        }
+
+    @staticmethod
+    def _failure(kind: str, message: str) -> Outcome:
+        body: dict[str, Any] = {"errorType": kind, "errorMessage": message}
+        return Outcome(payload=json.dumps(body).encode(), error_type=kind)
+
+
+def _error_type(body: bytes) -> str:
+    """awslambdaric names the type in the body; there is no header."""
+    with contextlib.suppress(ValueError, AttributeError):
+        return str(json.loads(body).get("errorType") or "Unhandled")
+    return "Unhandled"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())

@@ -1,0 +1,150 @@
+"""The parent of all instances: a process that has imported what they need, and forks one on request.
+
+A fork costs a few milliseconds and shares its pages; an exec of AWS's runtime client takes ten times that. It runs as a process
+of its own, without threads, because forking the asyncio process would copy its locks and sockets. AWS's client is imported only
+after the fork: its native part starts threads.
+
+Speaks JSON over a SOCK_SEQPACKET pair. In: ``{"token", "environ", "root", "data_limit_bytes"}`` with the descriptor for the
+instance's output. Out: ``{"token", "pid"}`` and ``{"exited": pid, "status"}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import http.client  # noqa: F401  - imported here, so that instances share it
+import json
+import logging
+import logging.handlers  # noqa: F401
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any, NoReturn
+
+__all__ = ["die_with_parent", "serve"]
+
+_PR_SET_PDEATHSIG = 1
+_MESSAGE_BYTES = 1 << 16
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that happens."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+def serve(channel: socket.socket, parent: int) -> None:
+    """Fork on request until the other end closes; then end every instance."""
+    die_with_parent(parent)
+    _prepare()
+    wake_read, wake_write = os.pipe()
+    for end in (wake_read, wake_write):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(wake_write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    children: set[int] = set()
+    try:
+        while True:
+            readable, _, _ = select.select([channel, wake_read], [], [])
+            if wake_read in readable:
+                os.read(wake_read, 4096)
+                _report_exits(channel, children)
+            if channel in readable:
+                message, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 1)
+                if not message:
+                    return
+                children.add(_spawn(channel, json.loads(message), descriptors[0]))
+    finally:
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+
+def _prepare() -> None:
+    gc.disable()
+    gc.collect()
+    gc.freeze()
+
+
+def _report_exits(channel: socket.socket, children: set[int]) -> None:
+    while children:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        children.discard(pid)
+        channel.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
+
+
+def _spawn(channel: socket.socket, order: dict[str, Any], output: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        _become_instance(order, output)
+    os.close(output)
+    with contextlib.suppress(PermissionError, ProcessLookupError):
+        os.setpgid(pid, pid)
+    channel.send(json.dumps({"token": order["token"], "pid": pid}).encode())
+    return pid
+
+
+def _become_instance(order: dict[str, Any], output: int) -> NoReturn:
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        die_with_parent(os.getppid())
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        sys.stdin = open(0, closefd=False)
+        sys.stdout = open(1, "w", buffering=1, closefd=False)
+        sys.stderr = open(2, "w", buffering=1, closefd=False)
+        limit = order["data_limit_bytes"]
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        os.environ.clear()
+        os.environ.update(order["environ"])
+        os.chdir(order["root"])
+        gc.enable()
+        _run_handler(order["root"])
+        status = 0
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+        os._exit(status)
+
+
+def _run_handler(root: str) -> None:
+    """AWS's own runtime client, from here on."""
+    # The function's code comes first; of this environment it sees the installed packages, not the checkout.
+    sys.path[:] = [root, *(path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix)))]
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if not getattr(finder, "__module__", "").startswith("__edit")
+    ]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("infiniray", "lambda_agent")]:
+        del sys.modules[name]
+    logging.root.handlers.clear()
+    from awslambdaric import bootstrap
+    from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
+
+    bootstrap.run(os.environ["_HANDLER"], LambdaRuntimeClient(os.environ["AWS_LAMBDA_RUNTIME_API"]))
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
