@@ -140,12 +140,16 @@ class Encode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decode:
-    """Fill the missing data chunks ``want`` from the chunks ``have``. Ends in Decoded or CodecFailed."""
+    """Fill the missing data chunks ``want`` from the chunks ``have``, and compare them with the checksums ``crcs``.
+
+    Ends in Decoded, or in CodecFailed if a checksum differs, too.
+    """
 
     op: OpId
     facts: ObjectFacts
     have: tuple[int, ...]
     want: tuple[int, ...]
+    crcs: tuple[int, ...]
 
 
 # ---------------------------------------------------------------- to clients, buffers and the clock

@@ -147,7 +147,8 @@ class Read(Operation):
         want = tuple(index for index in range(scheme.k) if index not in have)
         if want:
             self.shard.counters.reads_decoded += 1
-            self.context.out.append(Decode(op=self.id, facts=self.facts, have=have, want=want))
+            crcs = tuple(self.record.places[index].crc for index in want)
+            self.context.out.append(Decode(op=self.id, facts=self.facts, have=have, want=want, crcs=crcs))
         else:
             self._complete()
 

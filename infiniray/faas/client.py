@@ -20,7 +20,8 @@ _NO_RETRIES = {"max_attempts": 0}
 def lambda_client(endpoint_url: str | None, region: str, *, max_connections: int = 64) -> LambdaClient:
     """A client for AWS (``endpoint_url`` None) or for the embedded platform, which takes any credentials.
 
-    Settings as the invoke path needs them: no retries, a read timeout above the longest function timeout, kept connections.
+    Settings as the invoke path needs them: no retries, a read timeout above the longest function timeout, kept
+    connections.
     """
     settings = BotoConfig(
         retries=_NO_RETRIES,  # type: ignore[arg-type]

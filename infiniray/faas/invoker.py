@@ -1,7 +1,8 @@
 """The lean way to invoke: SigV4 over kept-alive connections, on the event loop.
 
-A session lasts as long as its invocation is open, so a pool of functions has as many requests open as it has nodes awake: with
-boto3 that would be a thread for each. Credentials, region and endpoint are the boto3 client's; everything but Invoke stays with it.
+A session lasts as long as its invocation is open, so a pool of functions has as many requests open as it has nodes
+awake: with boto3 that would be a thread for each. Credentials, region and endpoint are the boto3 client's;
+everything but Invoke stays with it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The platform's process: ``python -m infiniray.faas.local DIRECTORY [--settings JSON] [--ready-fd N] [--owner-fd N]``.
 
-Writes its endpoint to ``--ready-fd`` when it serves. Ends on SIGTERM, SIGINT, an admin's shutdown, or when ``--owner-fd`` (the read
-end of a pipe that its owner holds) comes to its end; no instance outlives it.
+Writes its endpoint to ``--ready-fd`` when it serves. Ends on SIGTERM, SIGINT, an admin's shutdown, or when
+``--owner-fd`` (the read end of a pipe that its owner holds) comes to its end; no instance outlives it.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ class PlatformAdmin:
         return int(self._call("POST", "hang", {"function": function})["hung"])
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start: invocations, started, frozen, thawed, reclaimed, throttled, ...; instances by state."""
+        """Counters since the start: invocations, started, frozen, thawed, reclaimed, throttled, ...; instances by
+        state."""
         stats: dict[str, Any] = self._call("GET", "stats")
         return stats
 

@@ -1,7 +1,7 @@
 """What boto3 sees: Invoke and the function API.
 
-https://docs.aws.amazon.com/lambda/latest/api/API_Operations.html. Requests must be signed, as everywhere on AWS; what the
-signature says is not checked.
+https://docs.aws.amazon.com/lambda/latest/api/API_Operations.html. Requests must be signed, as everywhere on AWS;
+what the signature says is not checked.
 """
 
 from __future__ import annotations

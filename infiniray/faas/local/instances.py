@@ -1,8 +1,8 @@
 """The life of one instance: INIT, then idle (frozen) and busy in turns, until it is reclaimed or breaks.
 
 The instance is a process that runs AWS's runtime client against a Runtime API of its own, which this file serves:
-https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. It is free again when it asks for its *next* invocation, not
-when it responds, and the caller is answered then.
+https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. It is free again when it asks for its *next*
+invocation, not when it responds, and the caller is answered then.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Instance:
     # ------------------------------------------------------------ life
 
     async def start(self, nursery: Nursery, init_timeout_s: float) -> None:
-        """Fork, and wait for the first `next`. Afterwards the instance is idle, or gone with :attr:`init_failure` set."""
+        """Fork, and wait for the first `next`. Afterwards the instance is idle, or gone with :attr:`init_failure`
+        set."""
         self._web = web.Server(self._serve, access_log=None)
         self._server = await self._loop.create_server(self._web, "127.0.0.1", 0)
         self.runtime_port = self._server.sockets[0].getsockname()[1]

@@ -48,8 +48,10 @@ class LocalPlatform:
         """Start a platform and wait until it serves.
 
         Args:
-            directory: for functions' code, the bill and the log; by default a temporary one that goes with the platform.
-            owned: end it with this process, however that ends; else it runs until it is shut down, in a session of its own.
+            directory: for functions' code, the bill and the log; by default a temporary one that goes with the
+            platform.
+            owned: end it with this process, however that ends; else it runs until it is shut down, in a session of
+            its own.
 
         Raises:
             PlatformError: it did not come up; the message has the end of its log.

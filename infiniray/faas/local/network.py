@@ -1,7 +1,8 @@
 """The network of instances, shaped and broken from outside: their sockets, duplicated through ``pidfd_getfd``.
 
 - Bandwidth: ``SO_MAX_PACING_RATE``, which the kernel keeps to within a percent, moved along a token bucket.
-- A cut network: a socket filter that drops every segment that comes in, acknowledgements included, so that both directions come to a
+- A cut network: a socket filter that drops every segment that comes in, acknowledgements included, so that both
+directions come to a
   standstill without an end (classic BPF, ``ret 0``).
 - A silent death: ``TCP_REPAIR`` lets a socket close without FIN or RST. Needs CAP_NET_ADMIN.
 
@@ -102,7 +103,8 @@ class Network:
         return n_sockets
 
     def silence(self, instance: Instance) -> bool:
-        """Let an instance's connections end without a word when it is killed. False if the system does not permit it."""
+        """Let an instance's connections end without a word when it is killed. False if the system does not permit
+        it."""
         try:
             for connection in _sockets(instance):
                 connection.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)

@@ -85,7 +85,8 @@ def _poisson(uniform: object, mean: float) -> int:
 
 
 def read_timeline(path: Path) -> list[tuple[float, int]]:
-    """(minute, instances to reclaim) in order of time, from a CSV whose first two columns these are; a header is skipped.
+    """(minute, instances to reclaim) in order of time, from a CSV whose first two columns these are; a header is
+    skipped.
 
     Raises:
         ConfigError: not such a file.

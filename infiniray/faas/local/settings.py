@@ -15,8 +15,8 @@ __all__ = ["BandwidthShape", "LocalPlatformSettings"]
 class BandwidthShape(BaseModel):
     """A function's network, each way: a token bucket (measured on AWS, arXiv 2501.07771).
 
-    ``bucket_bytes`` may move at ``burst_bytes_per_s``, the rest at ``sustained_bytes_per_s``. Whenever the instance has been quiet, half
-    of the bucket comes back.
+    ``bucket_bytes`` may move at ``burst_bytes_per_s``, the rest at ``sustained_bytes_per_s``. Whenever the instance
+    has been quiet, half of the bucket comes back.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,8 +1,8 @@
 """The parent of all instances: a process that has imported what they need, and forks one on request.
 
-A fork costs a few milliseconds and shares its pages; an exec of AWS's runtime client takes ten times that. It runs as a process
-of its own, without threads, because forking the asyncio process would copy its locks and sockets. AWS's client is imported only
-after the fork: its native part starts threads.
+A fork costs a few milliseconds and shares its pages; an exec of AWS's runtime client takes ten times that. It runs
+as a process of its own, without threads, because forking the asyncio process would copy its locks and sockets.
+AWS's client is imported only after the fork: its native part starts threads.
 
 Speaks JSON over a SOCK_SEQPACKET pair. In: ``{"token", "environ", "root", "data_limit_bytes"}`` with the descriptor for the
 instance's output. Out: ``{"token", "pid"}`` and ``{"exited": pid, "status"}``.

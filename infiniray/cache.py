@@ -1,0 +1,389 @@
+"""The user's handle: :class:`Cache`, and :class:`AsyncCache` with the same verbs for event loops.
+
+Both turn their arguments into the steps of :mod:`infiniray.cluster.client` and differ only in how they wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from infiniray.cluster import rayapi
+from infiniray.cluster.client import Client, Entry
+from infiniray.cluster.steps import Block, Steps, run, run_async
+from infiniray.errors import CacheUnavailable, ConfigError, KeyNotFound
+from infiniray.keys import full_key, namespace_prefix
+from infiniray.units import parse_seconds, ttl_seconds
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+__all__ = ["AsyncCache", "Cache", "Entry"]
+
+V = TypeVar("V", bound="_Verbs")
+Duration = float | str | timedelta
+
+_RAISE: Any = type("_Raise", (), {"__repr__": lambda self: "<raise KeyNotFound>"})()
+
+
+class _Session:
+    """A process's tie to one cache, shared by its handle, the handle's namespaces and their asynchronous twins."""
+
+    def __init__(self, name: str, address: str, on_close: Callable[[], None] | None = None) -> None:
+        self.name = name
+        self.address = address
+        self.client = Client(name)
+        self.is_closed = False
+        self._on_close = on_close
+
+    def attach(self) -> None:
+        """Be connected to Ray, in whatever process this handle was unpickled."""
+        if self.is_closed:
+            raise CacheUnavailable(detail=f"this handle of cache {self.name!r} is closed")
+        if not rayapi.is_connected():
+            rayapi.attach(self.address)
+
+    def close(self) -> None:
+        self.is_closed = True
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+
+class _Verbs:
+    """What both handles share: arguments are checked and become steps."""
+
+    def __init__(self, session: _Session, prefix: str) -> None:
+        self._session = session
+        self._prefix = prefix
+
+    @classmethod
+    def _of(
+        cls: type[V], name: str, *, address: str, prefix: str = "", on_close: Callable[[], None] | None = None
+    ) -> V:
+        return cls(_Session(name, address, on_close), prefix)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (type(self), self._session.name, self._session.address, self._prefix)
+
+    def __repr__(self) -> str:
+        namespace = f", namespace={self._prefix[:-1]!r}" if self._prefix else ""
+        closed = ", closed" if self._session.is_closed else ""
+        return f"<{type(self).__name__} {self._session.name!r}{namespace}{closed}>"
+
+    @property
+    def name(self) -> str:
+        """The cache's name, for :func:`infiniray.connect`."""
+        return self._session.name
+
+    def _client(self) -> Steps[Client]:
+        if self._session.is_closed or not rayapi.is_connected():
+            yield Block(self._session.attach)
+        return self._session.client
+
+    def _put(self, key: str, value: Any, ttl: Duration | None, timeout: Duration | None) -> Steps[None]:
+        stored, ttl_s, timeout_s = full_key(key, self._prefix), ttl_seconds(ttl), _timeout_s(timeout)
+        client = yield from self._client()
+        yield from client.put(stored, value, ttl_s, timeout_s)
+
+    def _get(self, key: str, default: Any, raw: bool, timeout: Duration | None) -> Steps[Any]:
+        stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
+        client = yield from self._client()
+        try:
+            return (yield from client.get(stored, timeout_s, raw=raw))
+        except KeyNotFound:
+            if default is _RAISE:
+                raise
+            return default
+
+    def _get_ref(self, key: str, raw: bool, timeout: Duration | None) -> Steps[Any]:
+        stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
+        client = yield from self._client()
+        return (yield from client.get_ref(stored, timeout_s, raw=raw))
+
+    def _delete(self, key: str, timeout: Duration | None) -> Steps[bool]:
+        stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
+        client = yield from self._client()
+        return (yield from client.delete(stored, timeout_s))
+
+    def _remove(self, key: str) -> Steps[None]:
+        if not (yield from self._delete(key, None)):
+            raise KeyNotFound(key=key)
+
+    def _exists(self, key: str, timeout: Duration | None) -> Steps[bool]:
+        stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
+        client = yield from self._client()
+        return (yield from client.exists(stored, timeout_s))
+
+    def _touch(self, key: str, ttl: Duration | None, timeout: Duration | None) -> Steps[bool]:
+        stored, ttl_s, timeout_s = full_key(key, self._prefix), ttl_seconds(ttl), _timeout_s(timeout)
+        client = yield from self._client()
+        return (yield from client.touch(stored, ttl_s, timeout_s))
+
+    def _ttl(self, key: str, timeout: Duration | None) -> Steps[float | None]:
+        stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
+        client = yield from self._client()
+        return (yield from client.ttl(stored, timeout_s))
+
+    def _get_many(self, keys: Iterable[str], raw: bool, timeout: Duration | None) -> Steps[dict[str, Any]]:
+        stored, timeout_s = [full_key(key, self._prefix) for key in _several(keys)], _timeout_s(timeout)
+        client = yield from self._client()
+        found = yield from client.get_many(stored, timeout_s, raw=raw)
+        return {key.removeprefix(self._prefix): value for key, value in found.items()}
+
+    def _put_many(self, values: Mapping[str, Any], ttl: Duration | None, timeout: Duration | None) -> Steps[None]:
+        stored = {full_key(key, self._prefix): value for key, value in values.items()}
+        ttl_s, timeout_s = ttl_seconds(ttl), _timeout_s(timeout)
+        client = yield from self._client()
+        yield from client.put_many(stored, ttl_s, timeout_s)
+
+    def _entries(self, prefix: str, limit: int | None, timeout: Duration | None) -> Steps[list[Entry]]:
+        client = yield from self._client()
+        entries = yield from client.entries(self._prefix + prefix, limit, _timeout_s(timeout))
+        return [entry._replace(key=entry.key.removeprefix(self._prefix)) for entry in entries]
+
+    def _keys(self, prefix: str, limit: int | None, timeout: Duration | None) -> Steps[list[str]]:
+        return [entry.key for entry in (yield from self._entries(prefix, limit, timeout))]
+
+    def _stats(self, timeout: Duration | None) -> Steps[dict[str, Any]]:
+        client = yield from self._client()
+        return (yield from client.stats(_timeout_s(timeout)))
+
+
+class Cache(_Verbs):
+    """A cache for large objects, from :func:`infiniray.start` or :func:`infiniray.connect`.
+
+    Keys are ``str`` of at most 1024 UTF-8 bytes. Values are bytes-like, NumPy arrays, or anything that can be
+    pickled; :mod:`infiniray.values` says as what each comes back. A ``ttl`` is a number of seconds, a timedelta, or
+    text like ``"2h"``; None is for ever. A ``timeout`` is written alike; None is the cache's ``limits.deadline_s``.
+
+    The handle can be pickled, so that Ray tasks and actors can carry it: it names the cache, and reconnects where it
+    is used. It is safe to use from several threads. In code that runs on an event loop use :attr:`aio`.
+
+    All verbs raise:
+        InvalidKey, InvalidTTL, ConfigError: bad arguments; nothing was sent.
+        DeadlineExceeded: no result in time.
+        CacheUnavailable: the cache, or the shard that owns the key, could not be reached in time.
+        Overloaded: the shard has as much work as it accepts; ``retry_after_s`` says when to come again.
+    """
+
+    def put(self, key: str, value: Any, *, ttl: Duration | None = None, timeout: Duration | None = None) -> None:
+        """Store ``value`` under ``key``; a value that was there is replaced once the new one is stored entirely.
+
+        Raises:
+            ValueNotStorable: it cannot be pickled.
+            ValueTooLarge: the pool can never hold it.
+            PoolFull, WriteFailed: it could not be stored now; nothing of it is kept.
+        """
+        run(self._put(key, value, ttl, timeout))
+
+    def get(self, key: str, default: Any = _RAISE, *, raw: bool = False, timeout: Duration | None = None) -> Any:
+        """The value under ``key``; ``default``, if one is given, on a miss.
+
+        Args:
+            raw: give a bytes-like value or array as a read-only ``memoryview`` of Ray's shared memory, whatever it
+                was: for ``bytes``, which Python can only copy, that spares the copy.
+
+        Raises:
+            KeyNotFound: a miss, and no default.
+            ObjectLost: a miss, because too many functions were reclaimed; also a KeyNotFound.
+        """
+        return run(self._get(key, default, raw, timeout))
+
+    def get_ref(self, key: str, *, raw: bool = False, timeout: Duration | None = None) -> ObjectRef[Any]:
+        """A Ray object reference to the value: a task that takes it as an argument gets the value where it runs.
+
+        The value is read once, now. A miss is raised where the reference is used. This process owns the value, which
+        stays as long as it does.
+        """
+        return run(self._get_ref(key, raw, timeout))
+
+    def delete(self, key: str, *, timeout: Duration | None = None) -> bool:
+        """Delete what is under ``key``; False if nothing was."""
+        return run(self._delete(key, timeout))
+
+    def exists(self, key: str, *, timeout: Duration | None = None) -> bool:
+        """Whether there is something under ``key``. It is not read: too much of it may be lost all the same."""
+        return run(self._exists(key, timeout))
+
+    def touch(self, key: str, ttl: Duration | None, *, timeout: Duration | None = None) -> bool:
+        """Let the object expire ``ttl`` from now (None: never); False if there is none."""
+        return run(self._touch(key, ttl, timeout))
+
+    def ttl(self, key: str, *, timeout: Duration | None = None) -> float | None:
+        """Seconds until the object expires, None for never.
+
+        Raises:
+            KeyNotFound: there is none.
+        """
+        return run(self._ttl(key, timeout))
+
+    def get_many(self, keys: Iterable[str], *, raw: bool = False, timeout: Duration | None = None) -> dict[str, Any]:
+        """The values that are there, by key, in the order of ``keys``; misses are left out.
+
+        ``timeout`` is for all together.
+
+        Raises:
+            InfiniRayError: the first error that is not a miss, once all reads have ended.
+        """
+        return run(self._get_many(keys, raw, timeout))
+
+    def put_many(
+        self, values: Mapping[str, Any], *, ttl: Duration | None = None, timeout: Duration | None = None
+    ) -> None:
+        """Store several values. ``timeout`` is for all together.
+
+        It is not one transaction: every value is stored, or not, by itself. Keys and ``ttl`` are checked before
+        anything is sent.
+
+        Raises:
+            InfiniRayError: the first error, once all writes have ended; the others are stored.
+        """
+        run(self._put_many(values, ttl, timeout))
+
+    def keys(self, prefix: str = "", limit: int | None = None, *, timeout: Duration | None = None) -> list[str]:
+        """The keys that begin with ``prefix``, sorted; the first ``limit`` of them."""
+        return run(self._keys(prefix, limit, timeout))
+
+    def entries(self, prefix: str = "", limit: int | None = None, *, timeout: Duration | None = None) -> list[Entry]:
+        """As :meth:`keys`, with sizes and expiry."""
+        return run(self._entries(prefix, limit, timeout))
+
+    def namespace(self, name: str) -> Cache:
+        """This cache with ``name/`` before all keys: ``cache.namespace("a")["k"]`` is ``cache["a/k"]``."""
+        return Cache(self._session, namespace_prefix(name, self._prefix))
+
+    def stats(self, *, timeout: Duration | None = None) -> dict[str, Any]:
+        """Counters and sizes since the shards started, of the whole cache; JSON-able."""
+        return run(self._stats(timeout))
+
+    @property
+    def aio(self) -> AsyncCache:
+        """This cache, with the same verbs to be awaited."""
+        return AsyncCache(self._session, self._prefix)
+
+    def close(self) -> None:
+        """Let go of the cache; one that :func:`infiniray.start` started ends, with all that was started for it."""
+        self._session.close()
+
+    def __getitem__(self, key: str) -> Any:
+        return run(self._get(key, _RAISE, False, None))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        run(self._put(key, value, None, None))
+
+    def __delitem__(self, key: str) -> None:
+        run(self._remove(key))
+
+    def __contains__(self, key: str) -> bool:
+        return run(self._exists(key, None))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncCache(_Verbs):
+    """A :class:`Cache` for event loops: the same verbs, to be awaited. From :attr:`Cache.aio`; picklable like it."""
+
+    async def put(self, key: str, value: Any, *, ttl: Duration | None = None, timeout: Duration | None = None) -> None:
+        """See :meth:`Cache.put`."""
+        await run_async(self._put(key, value, ttl, timeout))
+
+    async def get(self, key: str, default: Any = _RAISE, *, raw: bool = False, timeout: Duration | None = None) -> Any:
+        """See :meth:`Cache.get`."""
+        return await run_async(self._get(key, default, raw, timeout))
+
+    async def get_ref(self, key: str, *, raw: bool = False, timeout: Duration | None = None) -> ObjectRef[Any]:
+        """See :meth:`Cache.get_ref`."""
+        return await run_async(self._get_ref(key, raw, timeout))
+
+    async def delete(self, key: str, *, timeout: Duration | None = None) -> bool:
+        """See :meth:`Cache.delete`."""
+        return await run_async(self._delete(key, timeout))
+
+    async def exists(self, key: str, *, timeout: Duration | None = None) -> bool:
+        """See :meth:`Cache.exists`."""
+        return await run_async(self._exists(key, timeout))
+
+    async def touch(self, key: str, ttl: Duration | None, *, timeout: Duration | None = None) -> bool:
+        """See :meth:`Cache.touch`."""
+        return await run_async(self._touch(key, ttl, timeout))
+
+    async def ttl(self, key: str, *, timeout: Duration | None = None) -> float | None:
+        """See :meth:`Cache.ttl`."""
+        return await run_async(self._ttl(key, timeout))
+
+    async def get_many(
+        self, keys: Iterable[str], *, raw: bool = False, timeout: Duration | None = None
+    ) -> dict[str, Any]:
+        """See :meth:`Cache.get_many`."""
+        return await run_async(self._get_many(keys, raw, timeout))
+
+    async def put_many(
+        self, values: Mapping[str, Any], *, ttl: Duration | None = None, timeout: Duration | None = None
+    ) -> None:
+        """See :meth:`Cache.put_many`."""
+        await run_async(self._put_many(values, ttl, timeout))
+
+    async def keys(self, prefix: str = "", limit: int | None = None, *, timeout: Duration | None = None) -> list[str]:
+        """See :meth:`Cache.keys`."""
+        return await run_async(self._keys(prefix, limit, timeout))
+
+    async def entries(
+        self, prefix: str = "", limit: int | None = None, *, timeout: Duration | None = None
+    ) -> list[Entry]:
+        """See :meth:`Cache.entries`."""
+        return await run_async(self._entries(prefix, limit, timeout))
+
+    def namespace(self, name: str) -> AsyncCache:
+        """See :meth:`Cache.namespace`."""
+        return AsyncCache(self._session, namespace_prefix(name, self._prefix))
+
+    async def stats(self, *, timeout: Duration | None = None) -> dict[str, Any]:
+        """See :meth:`Cache.stats`."""
+        return await run_async(self._stats(timeout))
+
+    async def close(self) -> None:
+        """See :meth:`Cache.close`."""
+        await asyncio.to_thread(self._session.close)
+
+    async def __aenter__(self) -> AsyncCache:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _unpickled(kind: type[_Verbs], name: str, address: str, prefix: str) -> _Verbs:
+    return kind._of(name, address=address, prefix=prefix)
+
+
+def _several(keys: Iterable[str]) -> Iterable[str]:
+    if isinstance(keys, str):
+        raise ConfigError(detail=f"get_many takes several keys, as a list; for one, use get({keys!r})")
+    return keys
+
+
+def _timeout_s(timeout: Duration | None) -> float | None:
+    if timeout is None:
+        return None
+    try:
+        seconds = parse_seconds(timeout)
+    except ValueError as error:
+        raise ConfigError(detail=f"bad timeout: {error}") from None
+    if seconds <= 0:
+        raise ConfigError(detail=f"bad timeout: {timeout!r} is not longer than zero")
+    return seconds

@@ -1,0 +1,113 @@
+"""Where a shard's parity is computed: in a Ray worker task for large objects, in a thread of its own for the rest.
+
+Encoding in a task takes the object's reference, so no byte of it is copied to get there: Ray runs the task where the
+object is, which relieves the shard's machine if the writer is on another. Only the parity comes back.
+
+Decoding stays in a thread. What it starts from are chunks in the shard's receive buffer: to bring them to a task
+means to copy them into Ray's store, and that takes longer than the kernel takes to decode them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from infiniray.cluster import rayapi
+from infiniray.codec.coder import Coder
+from infiniray.codec.kernels import find_kernel
+from infiniray.codec.schemes import Scheme
+from infiniray.config import CodecConfig
+from infiniray.errors import InfiniRayError
+
+__all__ = ["CodecCounters", "TaskCoder"]
+
+#: A task that has not delivered within this, and the time that its bytes take at the slowest, is not waited for:
+#: Ray has no worker free, as when every CPU is taken by tasks that wait for this very write.
+_START_LIMIT_S = 0.5
+_SLOWEST_BYTES_PER_S = 200e6
+
+
+@dataclass(slots=True)
+class CodecCounters:
+    """Where parity was computed; ``task_fallbacks``: begun in a task, done in a thread."""
+
+    task_encodes: int = 0
+    task_fallbacks: int = 0
+    thread_encodes: int = 0
+    thread_decodes: int = 0
+
+
+class TaskCoder:
+    """I compute chunks for one shard, and choose where."""
+
+    def __init__(self, kernel: str, task_min_bytes: int) -> None:
+        self._kernel = kernel
+        self._coder = Coder(find_kernel(kernel))
+        self._task_min_bytes = task_min_bytes
+        #: {address of a mapped object: its reference}
+        self._refs: dict[int, rayapi.Ref] = {}
+        self._counters = CodecCounters()
+
+    @classmethod
+    def of(cls, config: CodecConfig) -> TaskCoder:
+        return cls(config.kernel, config.task_min_bytes)
+
+    def stats(self) -> dict[str, Any]:
+        return {"kernel": self._coder.kernel.name, **asdict(self._counters)}
+
+    @contextlib.contextmanager
+    def object_in_store(self, payload: Any, refs: list[rayapi.Ref]) -> Iterator[None]:
+        """Meanwhile, ``payload`` is known to be the object in Ray's store that the one in ``refs`` refers to."""
+        address = _address(payload) if refs else 0
+        if address:
+            self._refs[address] = refs[0]
+        try:
+            yield
+        finally:
+            self._refs.pop(address, None)
+
+    async def encode(self, scheme: Scheme, data: Any) -> list[Any]:
+        """The parity chunks of an object, as :meth:`Coder.encode <infiniray.codec.coder.Coder.encode>` gives them."""
+        ref = self._refs.get(_address(data)) if memoryview(data).nbytes >= self._task_min_bytes else None
+        if ref is not None and scheme.r and scheme.k > 1:
+            try:
+                return await self._encode_in_task(scheme, ref, memoryview(data).nbytes)
+            except (InfiniRayError, asyncio.TimeoutError):
+                self._counters.task_fallbacks += 1
+        else:
+            self._counters.thread_encodes += 1
+        return await asyncio.to_thread(self._coder.encode, scheme, data)
+
+    async def reconstruct(
+        self, scheme: Scheme, object_bytes: int, present: Mapping[int, Any], wanted: Mapping[int, Any]
+    ) -> None:
+        """Fill ``wanted``, as :meth:`Coder.reconstruct <infiniray.codec.coder.Coder.reconstruct>` does."""
+        self._counters.thread_decodes += 1
+        await asyncio.to_thread(self._coder.reconstruct, scheme, object_bytes, present, wanted)
+
+    async def _encode_in_task(self, scheme: Scheme, ref: rayapi.Ref, n_bytes: int) -> list[Any]:
+        parity = rayapi.submit_task(encode, self._kernel, str(scheme), ref, num_cpus=1, num_returns=scheme.r)
+        limit_s = _START_LIMIT_S + n_bytes / _SLOWEST_BYTES_PER_S
+        try:
+            chunks = await asyncio.wait_for(asyncio.gather(*map(rayapi.awaited, parity)), limit_s)
+        except BaseException:
+            rayapi.cancel(parity[0])
+            raise
+        self._counters.task_encodes += 1
+        return list(chunks)
+
+
+def encode(kernel: str, scheme: str, data: Any) -> Any:
+    """The task: one return value for each parity chunk."""
+    parity = Coder(find_kernel(kernel)).encode(Scheme.parse(scheme), data)
+    return parity if len(parity) > 1 else parity[0]
+
+
+def _address(buffer: Any) -> int:
+    view = np.frombuffer(buffer, np.uint8) if memoryview(buffer).nbytes else None
+    return 0 if view is None else int(view.ctypes.data)

@@ -1,0 +1,244 @@
+"""Every call of Ray's API is made here.
+
+What Ray raises is turned into InfiniRay's errors here too: above this module nobody knows Ray's exceptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from infiniray.cluster.deadline import Deadline
+from infiniray.errors import CacheUnavailable, InfiniRayError
+
+__all__ = [
+    "NAMESPACE",
+    "Actor",
+    "Ref",
+    "actor_names",
+    "address",
+    "attach",
+    "awaited",
+    "cancel",
+    "crash",
+    "create_actor",
+    "disconnect",
+    "find_actor",
+    "is_connected",
+    "kill",
+    "local_node_id",
+    "place",
+    "start_local",
+    "submit_task",
+    "translated",
+    "wait",
+    "wait_async",
+]
+
+#: The Ray namespace of all actors of all caches, whatever namespace their users' jobs are in.
+NAMESPACE = "infiniray"
+#: How much longer than its callee a caller waits: the callee's own error says more than "no answer".
+GRACE_S = 0.5
+
+Actor = Any  # ray.actor.ActorHandle: its methods are not typed
+Ref = Any  # ray.ObjectRef
+
+_UNAVAILABLE = (
+    ray.exceptions.RayActorError,  # died, restarting, or out of reach
+    ray.exceptions.ObjectLostError,  # the answer's, not a cached object's
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.TaskCancelledError,
+    ray.exceptions.ObjectStoreFullError,
+    ray.exceptions.RaySystemError,
+    ray.exceptions.RuntimeEnvSetupError,
+)
+
+
+# ---------------------------------------------------------------- the connection of this process
+
+
+def is_connected() -> bool:
+    return bool(ray.is_initialized())
+
+
+def start_local(num_cpus: int | None = None) -> None:
+    """Start a Ray of this process's own; it ends with :func:`disconnect` or with the process."""
+    _init(address="local", include_dashboard=False, num_cpus=num_cpus)
+
+
+def attach(address: str) -> None:
+    """Connect to a running Ray.
+
+    Raises:
+        CacheUnavailable: there is none.
+    """
+    try:
+        _init(address=address)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        detail = f"no Ray can be reached at {address!r}: {error}"
+        raise CacheUnavailable(detail=detail) from error
+
+
+def _init(**options: Any) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray asks only for its presence, then for its value
+    ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+
+
+def disconnect() -> None:
+    ray.shutdown()
+
+
+def address() -> str:
+    """Where other processes reach the Ray that this one is connected to."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def local_node_id() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+# ---------------------------------------------------------------- actors
+
+
+def create_actor(
+    kind: type, *args: Any, name: str, max_concurrency: int, on_node: str | None = None, **kwargs: Any
+) -> Actor:
+    """Create a named, detached actor that Ray restarts whenever it dies; or find it if it is there.
+
+    Args:
+        on_node: the Ray node that it must run on; None spreads actors.
+    """
+    where = "SPREAD" if on_node is None else NodeAffinitySchedulingStrategy(on_node, soft=False)
+    options: Any = ray.remote(kind).options(
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=max_concurrency,
+        num_cpus=0,
+        scheduling_strategy=where,
+    )
+    return options.remote(*args, **kwargs)
+
+
+def find_actor(name: str) -> Actor:
+    """The actor of this name.
+
+    Raises:
+        CacheUnavailable: there is none.
+    """
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        raise CacheUnavailable(detail=f"no Ray actor {name!r}") from None
+    except ray.exceptions.RayError as error:
+        raise translated(error, f"looking up actor {name!r}") from error
+
+
+def actor_names() -> list[str]:
+    """The names of all actors of all caches."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(actor["name"] for actor in named if actor["namespace"] == NAMESPACE)
+
+
+def kill(actor: Actor) -> None:
+    """End an actor for good: it is not restarted. Its name is free afterwards."""
+    ray.kill(actor, no_restart=True)
+
+
+def crash(actor: Actor) -> None:
+    """End the actor's process as a fault would: Ray restarts it."""
+    ray.kill(actor, no_restart=False)
+
+
+# ---------------------------------------------------------------- objects and tasks
+
+
+def place(buffer: Any) -> Ref:
+    """Put a buffer into Ray's shared memory: one copy; owned by this process.
+
+    Raises:
+        CacheUnavailable: Ray's store is full.
+    """
+    try:
+        return ray.put(buffer)
+    except ray.exceptions.RayError as error:
+        raise translated(error, "placing a value into Ray's object store") from error
+
+
+def submit_task(function: Callable[..., Any], *args: Any, num_cpus: float, num_returns: int) -> list[Ref]:
+    """Run a function in a worker process: one reference per returned value."""
+    task = ray.remote(function).options(num_cpus=num_cpus, num_returns=num_returns, max_retries=0)
+    refs = task.remote(*args)
+    return refs if num_returns > 1 else [refs]
+
+
+def cancel(ref: Ref) -> None:
+    """Stop what computes ``ref``, if it has not ended; a coroutine of an actor gets a CancelledError."""
+    ray.cancel(ref)
+
+
+def wait(ref: Ref, deadline: Deadline, operation: str, key: str = "") -> Any:
+    """The value of ``ref``.
+
+    Raises:
+        DeadlineExceeded: not there by then; what computes it has been cancelled.
+        CacheUnavailable: the actor that should have answered died or cannot be reached.
+        InfiniRayError: whatever it raised.
+    """
+    try:
+        return ray.get(ref, timeout=deadline.left_s() + GRACE_S)
+    except ray.exceptions.GetTimeoutError:
+        cancel(ref)
+        raise deadline.exceeded(operation, key, "no answer from the shard") from None
+    except ray.exceptions.RayError as error:
+        raise translated(error, operation) from None
+    except KeyboardInterrupt:
+        cancel(ref)
+        raise
+
+
+async def wait_async(ref: Ref, deadline: Deadline, operation: str, key: str = "") -> Any:
+    """As :func:`wait`, on an event loop. Cancelling it cancels what computes ``ref``."""
+    try:
+        return await asyncio.wait_for(awaited(ref), deadline.left_s() + GRACE_S)
+    except InfiniRayError:  # before TimeoutError: the callee may have raised one that is both
+        raise
+    except (asyncio.TimeoutError, TimeoutError):
+        cancel(ref)
+        raise deadline.exceeded(operation, key, "no answer from the shard") from None
+    except asyncio.CancelledError:
+        cancel(ref)
+        raise
+
+
+async def awaited(ref: Ref) -> Any:
+    """The value of ``ref``, as InfiniRay's errors where there is none; with no deadline of its own."""
+    try:
+        return await ref
+    except ray.exceptions.RayError as error:
+        raise translated(error, "a call") from None
+
+
+def translated(error: BaseException, operation: str) -> Exception:
+    """The InfiniRay error, or the user's own exception, that an exception of Ray's stands for."""
+    cause = getattr(error, "cause", None) or getattr(error, "client_exc", None)
+    if isinstance(cause, InfiniRayError):
+        return cause
+    if isinstance(error, _UNAVAILABLE):
+        return CacheUnavailable(detail=f"{operation}: {type(error).__name__}: {_first_line(error)}")
+    detail = f"{operation} failed inside the cache: {_first_line(cause or error)}"
+    return InfiniRayError(detail=detail)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{error}".strip().splitlines()[0] if f"{error}".strip() else type(error).__name__

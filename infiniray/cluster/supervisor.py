@@ -1,0 +1,199 @@
+"""The supervisor as a Ray actor: who is in a cache."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from infiniray.cluster import rayapi
+from infiniray.cluster.functions import LOCAL_ROLE, FunctionPool
+from infiniray.cluster.membership import Membership, plan, shard_actor_name, supervisor_name
+from infiniray.cluster.shard import Shard
+from infiniray.cluster.state import ProcessMark
+from infiniray.config import Config
+from infiniray.errors import InfiniRayError, PlatformError
+from infiniray.faas.client import lambda_client
+from infiniray.faas.local.admin import PlatformAdmin
+
+__all__ = ["Supervisor", "totals"]
+
+_OWNER_POLL_S = 1.0
+_CLOSE_TIMEOUT_S = 5.0
+_STATS_TIMEOUT_S = 10.0
+
+
+class Supervisor:
+    """I am responsible for a cache's membership: its functions, its shards, and the epoch that numbers them.
+
+    All that I cannot afford to lose are my constructor's arguments, which Ray keeps for my restart; shards I find
+    again by their names. The data path does not need me: clients and shards work on while I am away.
+
+    Args:
+        secret: what shards and nodes prove each other's right with, as hex.
+        endpoint_url: the function platform; None for AWS's own.
+        is_local: my shards must run on my own machine.
+        owner: the cache ends with this process; None: it stays until it is taken down.
+    """
+
+    def __init__(
+        self, *, config: Config, secret: str, endpoint_url: str | None, is_local: bool, owner: ProcessMark | None
+    ) -> None:
+        self._config = config
+        self._secret = secret
+        self._endpoint_url = endpoint_url
+        self._is_local = is_local
+        self._created_s = time.time()
+        self._membership = plan(config)
+        if owner is not None:
+            names = (*self._membership.actors, supervisor_name(config.name))
+            threading.Thread(target=_end_with, args=(owner, names), name="owner-watch", daemon=True).start()
+
+    async def bring_up(self) -> Membership:
+        """Make functions and shards exist. Doing it again changes nothing.
+
+        Raises:
+            PlatformError: the platform refused a function.
+        """
+        functions = asyncio.to_thread(self._ensure_functions)
+        actors = [self._shard_actor(shard) for shard in self._membership.shards]
+        await asyncio.gather(functions, *(rayapi.awaited(actor.health.remote()) for actor in actors))
+        return self._membership
+
+    async def membership(self) -> Membership:
+        return self._membership
+
+    async def health(self) -> dict[str, Any]:
+        """{"shards": {name: what it says of itself, or why it cannot}}; "ok" if all do."""
+        shards = await self._ask_shards("health")
+        return {"ok": all("error" not in answer for answer in shards.values()), "shards": shards}
+
+    async def status(self) -> dict[str, Any]:
+        """What the cache is made of, as JSON-able values."""
+        members = self._membership
+        return {
+            "name": members.name,
+            "epoch": members.epoch,
+            "created_s": self._created_s,
+            "endpoint_url": self._endpoint_url,
+            "nodes": {shard: list(nodes) for shard, nodes in members.nodes.items()},
+            "schemes": [rule.model_dump() for rule in self._config.redundancy],
+            "memory_mb": self._config.pool.memory_mb,
+            **await self.health(),
+        }
+
+    async def stats(self) -> dict[str, Any]:
+        """Counters and sizes: summed over shards, and by shard under "per_shard"."""
+        answers = await self._ask_shards("stats")
+        per_shard = [{"shard": shard, **answer} for shard, answer in answers.items()]
+        summed = {
+            **totals(answer for answer in per_shard if "error" not in answer),
+            "nodes": len(self._membership.all_nodes),
+            "shards": len(self._membership.shards),
+            "epoch": self._membership.epoch,
+        }
+        platform = await asyncio.to_thread(self._platform_stats)
+        return {**summed, **({"platform": platform} if platform else {}), "per_shard": per_shard}
+
+    async def shutdown(self, *, delete_functions: bool = True) -> None:
+        """End shards and delete functions; only I stay, to be killed by who called."""
+        actors = [self._find_shard(shard) for shard in self._membership.shards]
+        closings = (_within(_CLOSE_TIMEOUT_S, actor.close.remote()) for actor in actors if actor is not None)
+        await asyncio.gather(*closings, return_exceptions=True)
+        for actor in actors:
+            if actor is not None:
+                rayapi.kill(actor)
+        if delete_functions:
+            await asyncio.to_thread(self._functions().delete)
+
+    # ------------------------------------------------------------ shards
+
+    def _shard_actor(self, shard: str) -> rayapi.Actor:
+        """The shard's actor, created if it is not there."""
+        return rayapi.create_actor(
+            Shard,
+            name=shard_actor_name(self._config.name, shard),
+            max_concurrency=4 * self._config.limits.max_in_flight,  # what is too much, the shard itself refuses
+            on_node=rayapi.local_node_id() if self._is_local else None,
+            membership=self._membership,
+            shard=shard,
+            config=self._config,
+            secret=self._secret,
+            endpoint_url=self._endpoint_url,
+        )
+
+    def _find_shard(self, shard: str) -> rayapi.Actor | None:
+        try:
+            return rayapi.find_actor(shard_actor_name(self._config.name, shard))
+        except InfiniRayError:
+            return None
+
+    async def _ask_shards(self, method: str) -> dict[str, dict[str, Any]]:
+        """{shard: answer, or {"error": why there is none}}."""
+
+        async def ask(shard: str) -> dict[str, Any]:
+            actor = self._find_shard(shard)
+            if actor is None:
+                return {"error": "no such actor"}
+            try:
+                return dict(await _within(_STATS_TIMEOUT_S, getattr(actor, method).remote()))
+            except (InfiniRayError, asyncio.TimeoutError) as error:
+                return {"error": f"{type(error).__name__}: {error}"}
+
+        shards = self._membership.shards
+        return dict(zip(shards, await asyncio.gather(*map(ask, shards)), strict=True))
+
+    # ------------------------------------------------------------ functions
+
+    def _ensure_functions(self) -> None:
+        self._functions().ensure()
+
+    def _functions(self) -> FunctionPool:
+        pool, platform = self._config.pool, self._config.platform
+        return FunctionPool(
+            lambda_client(self._endpoint_url, platform.region),
+            self._membership.all_nodes,
+            role=LOCAL_ROLE,
+            memory_mb=pool.memory_mb,
+            reserve_mb=pool.reserve_mb,
+            timeout_s=pool.timeout_s,
+            secret=self._secret,
+        )
+
+    def _platform_stats(self) -> dict[str, Any] | None:
+        """Of the embedded platform: its instances and its bill."""
+        if self._config.platform.kind != "local" or self._endpoint_url is None:
+            return None
+        admin = PlatformAdmin(self._endpoint_url)
+        try:
+            return {**admin.stats(), "bill": admin.bill()}
+        except PlatformError as error:
+            return {"error": str(error)}
+
+
+async def _within(timeout_s: float, ref: rayapi.Ref) -> Any:
+    return await asyncio.wait_for(rayapi.awaited(ref), timeout_s)
+
+
+def totals(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums of what shards count; nested counts are summed by name."""
+    summed: dict[str, Any] = {}
+    for answer in answers:
+        for name, value in answer.items():
+            if isinstance(value, Mapping):
+                summed[name] = totals([summed.get(name, {}), value])
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                summed[name] = summed.get(name, 0) + value
+    return summed
+
+
+def _end_with(owner: ProcessMark, actors: tuple[str, ...]) -> None:
+    """Wait for a cache's owner to end, and end its actors, this one last."""
+    while owner.is_alive():
+        time.sleep(_OWNER_POLL_S)
+    for name in actors:
+        with contextlib.suppress(InfiniRayError):
+            rayapi.kill(rayapi.find_actor(name))

@@ -1,0 +1,141 @@
+"""The bytes of operations: where chunks are sent from, and where they land.
+
+First-touch page faults cost more than the copy on many machines, so buffers that reads land in are used again. One
+comes back when the last view of it is gone, wherever that view went.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infiniray.codec.schemes import SchemeKind
+from infiniray.core.commands import ObjectFacts
+
+__all__ = ["BufferPool", "OperationBuffers"]
+
+ByteArray = npt.NDArray[np.uint8]
+
+#: Smaller ones come from the heap, which reuses them by itself.
+_MIN_POOLED_BYTES = 256 << 10
+
+
+class BufferPool:
+    """I keep up to ``limit_bytes`` of buffers that nobody uses, for the next who needs one of about that size."""
+
+    def __init__(self, limit_bytes: int = 512 << 20) -> None:
+        self.free_bytes = 0
+        self._limit_bytes = limit_bytes
+        self._free: dict[int, list[ByteArray]] = {}
+
+    def take(self, n_bytes: int) -> ByteArray:
+        """An array of ``n_bytes`` with whatever in it. Its memory comes back by itself when all views of it
+        are gone."""
+        if n_bytes
+      
+       
+      
+       
+      
+       
+        <
+       
+       
+       
+        _MIN_POOLED_BYTES:
+            return np.empty(n_bytes, np.uint8)
+        capacity = _size_class(n_bytes)
+        shelf = self._free.get(capacity)
+        if shelf:
+            base = shelf.pop()
+            self.free_bytes -= capacity
+        else:
+            base = np.empty(capacity, np.uint8)
+        lease = _Lease(base, n_bytes)
+        weakref.finalize(lease, self._give_back, base).atexit = False
+        return np.asarray(lease)
+
+    def _give_back(self, base: ByteArray) -> None:
+        if self.free_bytes + len(base) <= self._limit_bytes:
+            self.free_bytes += len(base)
+            self._free.setdefault(len(base), []).append(base)
+
+
+class _Lease:
+    """What numpy keeps alive as long as any view of the memory lives: its end says that nobody uses it any more.
+
+    A memoryview would not do: numpy makes one of its own from it, and lets go of ours.
+    """
+
+    __slots__ = ("__array_interface__", "__weakref__")
+
+    def __init__(self, base: ByteArray, n_bytes: int) -> None:
+        self.__array_interface__ = {**base[:n_bytes].__array_interface__}
+
+
+def _size_class(n_bytes: int) -> int:
+    """Rounded up to one of four sizes per power of two: at most a quarter is wasted, and sizes meet again."""
+    step = 1 << max(12, n_bytes.bit_length() - 3)
+    return -(-n_bytes // step) * step
+
+
+class OperationBuffers:
+    """The bytes of one object while operations work on it: the object, contiguous, and chunks that are not part of it.
+
+    A write begins with the object; a read takes memory when its first chunk is about to arrive.
+    """
+
+    def __init__(self, pool: BufferPool, data: Any = None) -> None:
+        self._pool = pool
+        self._object: ByteArray | None = None if data is None else _as_array(data)
+        #: parity, and replicas of a mirror beside the one in the object's place
+        self._others: dict[int, ByteArray] = {}
+        self._replica: int | None = None  # which replica the object's place is for
+
+    def object(self, facts: ObjectFacts) -> ByteArray:
+        """The object's bytes, without padding."""
+        return self._whole(facts)[: facts.size_bytes]
+
+    def chunk(self, facts: ObjectFacts, index: int) -> ByteArray:
+        """Chunk ``index``: to send from, or to receive into."""
+        if facts.scheme.kind is SchemeKind.MIRROR:
+            return self._mirror(facts, index)
+        if index < facts.scheme.k:
+            start, stop = facts.scheme.chunk_range(index, facts.size_bytes)
+            return self._whole(facts)[start:stop]
+        if index not in self._others:
+            self._others[index] = self._pool.take(facts.scheme.chunk_bytes(facts.size_bytes))
+        return self._others[index]
+
+    def replica_to_copy(self, facts: ObjectFacts, have: tuple[int, ...]) -> int | None:
+        """Which replica has to be copied into the object's place; None if one landed there."""
+        return None if self._replica in have else have[0]
+
+    def landed_elsewhere(self, index: int) -> ByteArray:
+        return self._others[index]
+
+    def set_parity(self, facts: ObjectFacts, parity: list[Any]) -> None:
+        for i, chunk in enumerate(parity):
+            self._others[facts.scheme.k + i] = chunk
+
+    def _whole(self, facts: ObjectFacts) -> ByteArray:
+        if self._object is None:
+            self._object = self._pool.take(facts.size_bytes)
+        return self._object
+
+    def _mirror(self, facts: ObjectFacts, index: int) -> ByteArray:
+        if self._object is None:
+            self._replica = index
+        if self._replica in (None, index):  # a write sends the object itself, whatever the replica
+            return self._whole(facts)
+        if index not in self._others:
+            self._others[index] = self._pool.take(facts.size_bytes)
+        return self._others[index]
+
+
+def _as_array(data: Any) -> ByteArray:
+    view = memoryview(data)
+    return np.frombuffer(view, np.uint8) if view.nbytes else np.empty(0, np.uint8)

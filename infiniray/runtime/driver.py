@@ -1,0 +1,391 @@
+"""The driver of a shard: commands out into the world, events back.
+
+``state.handle(event)`` is called here and nowhere else, on one event loop. Each command has one method in the table
+at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from infiniray.codec.checksum import checksum
+from infiniray.codec.schemes import Scheme, SchemeKind
+from infiniray.core import commands as cmd
+from infiniray.core import events as ev
+from infiniray.core.ids import LinkId, OpId, RequestId, SessionId, Timer
+from infiniray.core.shard import ShardState
+from infiniray.errors import InfiniRayError, SchemeError
+from infiniray.runtime.buffers import BufferPool, ByteArray, OperationBuffers
+from infiniray.runtime.clock import Clock, Timers
+from infiniray.runtime.link import NodeLink
+from infiniray.runtime.listener import Greeting, Listener
+from infiniray.runtime.pacing import Pacer, Pacing
+from infiniray.runtime.sessions import Invoker, Sessions
+from infiniray.wire.describe import ChunkInfo
+from infiniray.wire.frames import Frame, Kind
+
+__all__ = ["ChunkCoder", "ShardDriver"]
+
+_CLOSE_TIMEOUT_S = 3.0
+
+
+class ChunkCoder(Protocol):
+    """Where chunks are computed; both return when it is done, without holding up the event loop."""
+
+    async def encode(self, scheme: Scheme, data: Any) -> list[Any]: ...
+
+    async def reconstruct(
+        self, scheme: Scheme, object_bytes: int, present: Mapping[int, Any], wanted: Mapping[int, Any]
+    ) -> None: ...
+
+
+class ShardDriver:
+    """I run one shard: its port, its connections, its timers, the bytes of its operations.
+
+    Args:
+        state: what decides.
+        invoker: starts functions.
+        coder: computes parity and lost chunks.
+        secret: the pool's, shared with its functions.
+        advertise_host: what nodes dial to reach this machine.
+        linger_s: how long nodes wait for more work.
+        invoke_timeout_s: how long an invocation may take; above the functions' own timeout.
+        pacing: shape what is sent to each node; None: as fast as it goes.
+    """
+
+    def __init__(
+        self,
+        state: ShardState,
+        invoker: Invoker,
+        coder: ChunkCoder,
+        secret: bytes,
+        *,
+        listen_host: str = "127.0.0.1",
+        advertise_host: str | None = None,
+        linger_s: float = 0.008,
+        invoke_timeout_s: float = 130.0,
+        pacing: Pacing | None = None,
+    ) -> None:
+        self.state = state
+        self.pool = BufferPool()
+        self.counters: Counter[str] = Counter()
+        self._loop = asyncio.get_running_loop()
+        self._clock = Clock(self._loop)
+        self._timers = Timers(self._loop, self._clock, self._timer_fired)
+        self._epoch = state.context.epoch
+        self._coder = coder
+        self._listen_host = listen_host
+        self._advertise_host = advertise_host or listen_host
+        self._pacing = pacing
+        self._listener = Listener(secret, self._epoch, state.nodes, self._welcome)
+        self._sessions = Sessions(
+            invoker, secret, self._epoch, linger_s=linger_s, timeout_s=invoke_timeout_s, report=self.feed
+        )
+        self._links: dict[LinkId, NodeLink] = {}
+        self._buffers: dict[OpId, OperationBuffers] = {}
+        self._waiting: dict[OpId, asyncio.Future[cmd.Complete]] = {}
+        self._coding: set[asyncio.Task[None]] = set()
+        self._op_ids = itertools.count(1)
+        self._link_ids = itertools.count(1)
+        self._events: deque[ev.Event] = deque()
+        self._is_feeding = False
+        self._is_closed = False
+        self._execute: dict[type, Callable[[Any], None]] = self._table()
+
+    # ------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Listen for nodes.
+
+        Raises:
+            OSError: the host has no such address.
+        """
+        port = await self._listener.start(self._listen_host)
+        host = f"[{self._advertise_host}]" if ":" in self._advertise_host else self._advertise_host
+        self._sessions.address = f"{host}:{port}"
+
+    @property
+    def address(self) -> str:
+        """``host:port`` that nodes dial."""
+        return self._sessions.address
+
+    async def close(self) -> None:
+        """Close port and connections and end what is going on; waits for functions to return, within a deadline."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._listener.close()
+        for link in list(self._links.values()):
+            link.close("the shard closes")
+        await self._sessions.close(_CLOSE_TIMEOUT_S)
+        for task in self._coding:
+            task.cancel()
+        await asyncio.gather(*self._coding, return_exceptions=True)
+        self._timers.clear()
+        for future in self._waiting.values():
+            future.cancel()
+        self._buffers.clear()
+
+    # ------------------------------------------------------------ what clients ask
+
+    async def put(
+        self, key: str, head: str, data: Any, *, expires_s: float | None, timeout_s: float
+    ) -> cmd.ObjectFacts:
+        """Store the bytes of ``data`` (one contiguous buffer, which must not change meanwhile).
+
+        Args:
+            head: what a reader needs to make a value of them; kept with every chunk.
+            expires_s: Unix time, None for never.
+
+        Raises:
+            ValueTooLarge, PoolFull, WriteFailed, Overloaded, DeadlineExceeded: nothing of it is kept.
+        """
+        op = OpId(next(self._op_ids))
+        self._buffers[op] = OperationBuffers(self.pool, data)
+        size_bytes = memoryview(data).nbytes
+        deadline_s = self._clock.now_s() + timeout_s
+        event = ev.PutRequested(
+            op=op, key=key, size_bytes=size_bytes, head=head, expires_s=expires_s, deadline_s=deadline_s
+        )
+        done = await self._run(op, event)
+        assert done.facts is not None
+        return done.facts
+
+    async def get(self, key: str, *, timeout_s: float) -> tuple[cmd.ObjectFacts, ByteArray]:
+        """The object's facts and its bytes: uint8, read-only, the caller's for as long as it likes.
+
+        Raises:
+            KeyNotFound, ObjectLost: a miss.
+            Overloaded, DeadlineExceeded: try again.
+        """
+        op = OpId(next(self._op_ids))
+        buffers = self._buffers[op] = OperationBuffers(self.pool)
+        done = await self._run(op, ev.GetRequested(op=op, key=key, deadline_s=self._clock.now_s() + timeout_s))
+        assert done.facts is not None
+        data = buffers.object(done.facts)
+        data.flags.writeable = False
+        return done.facts, data
+
+    async def delete(self, key: str) -> bool:
+        """Whether there was something."""
+        op = OpId(next(self._op_ids))
+        return (await self._run(op, ev.DeleteRequested(op=op, key=key))).found
+
+    async def touch(self, key: str, expires_s: float | None) -> bool:
+        """Set the expiry; whether there was something."""
+        op = OpId(next(self._op_ids))
+        return (await self._run(op, ev.TouchRequested(op=op, key=key, expires_s=expires_s))).found
+
+    def now_s(self) -> float:
+        """The shard's time, Unix."""
+        return self._clock.now_s()
+
+    def stats(self) -> dict[str, Any]:
+        """The state's, and what happened on the wire."""
+        links = self._links.values()
+        return {
+            **self.state.stats(),
+            "links": len(links),
+            "bytes_in": self.counters["bytes_in"] + sum(link.bytes_in for link in links),
+            "bytes_out": self.counters["bytes_out"] + sum(link.bytes_out for link in links),
+            "frames_discarded": self.counters["frames_discarded"] + sum(link.n_discarded for link in links),
+            "connections_refused": dict(self._listener.refused),
+            "invoke_failures": {
+                outcome.value: self.counters[outcome.value]
+                for outcome in ev.InvokeOutcome
+                if self.counters[outcome.value]
+            },
+        }
+
+    async def _run(self, op: OpId, event: ev.Event) -> cmd.Complete:
+        future: asyncio.Future[cmd.Complete] = self._loop.create_future()
+        self._waiting[op] = future
+        try:
+            self.feed(event)
+            return await future
+        except asyncio.CancelledError:
+            if not self._is_closed:
+                self.feed(ev.OpCancelled(op=op))
+            raise
+        finally:
+            self._waiting.pop(op, None)
+
+    # ------------------------------------------------------------ events in, commands out
+
+    def feed(self, event: ev.Event) -> None:
+        """Hand an event to the state and do what it says. Events that this causes come after."""
+        self._events.append(event)
+        if self._is_feeding or self._is_closed:
+            return
+        self._is_feeding = True
+        try:
+            while self._events:
+                event = self._events.popleft()
+                if isinstance(event, ev.InvokeReturned):
+                    self.counters[event.outcome.value] += 1
+                for command in self.state.handle(event, self._clock.now_s()):
+                    self._execute[type(command)](command)
+        finally:
+            self._is_feeding = False
+
+    def _table(self) -> dict[type, Callable[[Any], None]]:
+        """What each command does. A command to a link that is gone does nothing: its LinkClosed is on the way."""
+        return {
+            cmd.Invoke: self._sessions.begin,
+            cmd.Ping: lambda c: self._on_link(c.link, lambda link: link.send(Kind.PING)),
+            cmd.StoreChunk: self._store_chunk,
+            cmd.AbortStore: lambda c: self._on_link(c.link, lambda link: link.abort_store(c.request)),
+            cmd.FetchChunk: self._fetch_chunk,
+            cmd.CancelFetch: lambda c: self._on_link(c.link, lambda link: link.cancel_fetch(c.request)),
+            cmd.DeleteChunks: self._delete_chunks,
+            cmd.CloseLink: lambda c: self._on_link(c.link, lambda link: link.close("no longer needed")),
+            cmd.Encode: lambda c: self._code(c.op, self._encode(c), ev.Encoded(op=c.op)),
+            cmd.Decode: lambda c: self._code(c.op, self._decode(c), ev.Decoded(op=c.op)),
+            cmd.Complete: self._complete,
+            cmd.Fail: self._fail,
+            cmd.ShareBuffers: self._share_buffers,
+            cmd.Release: self._release,
+            cmd.SetTimer: lambda c: self._timers.set(c.timer, c.at_s),
+            cmd.CancelTimer: lambda c: self._timers.cancel(c.timer),
+        }
+
+    def _timer_fired(self, timer: Timer) -> None:
+        self.feed(ev.TimerFired(timer=timer))
+
+    # ------------------------------------------------------------ commands to nodes
+
+    def _on_link(self, link_id: LinkId, act: Callable[[NodeLink], None]) -> None:
+        link = self._links.get(link_id)
+        if link is not None:
+            act(link)
+
+    def _store_chunk(self, command: cmd.StoreChunk) -> None:
+        facts, index = command.facts, command.index
+        chunk = self._buffers[command.op].chunk(facts, index)
+        info = ChunkInfo(
+            key=facts.key, version=facts.version, index=index, seq=command.seq, scheme=str(facts.scheme),
+            object_bytes=facts.size_bytes, chunk_bytes=len(chunk), crc=0, expires_s=facts.expires_s, head=facts.head,
+        )  # fmt: skip
+        self._on_link(command.link, lambda link: link.store(command.request, info, chunk))
+
+    def _fetch_chunk(self, command: cmd.FetchChunk) -> None:
+        target = self._buffers[command.op].chunk(command.facts, command.index)
+        self._on_link(
+            command.link,
+            lambda link: link.fetch(command.request, command.index, command.facts, command.crc, target),
+        )
+
+    def _delete_chunks(self, command: cmd.DeleteChunks) -> None:
+        meta = {"seq": command.seq, "chunk_ids": [list(chunk) for chunk in command.chunk_ids]}
+        self._on_link(command.link, lambda link: link.send(Kind.DELETE, command.request, meta))
+
+    # ------------------------------------------------------------ commands to the codec
+
+    def _code(self, op: OpId, work: Coroutine[Any, Any, None], done: ev.Event) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except (InfiniRayError, MemoryError) as error:
+                self.feed(ev.CodecFailed(op=op, detail=str(error)))
+            else:
+                self.feed(done)
+
+        task = self._loop.create_task(run())
+        self._coding.add(task)
+        task.add_done_callback(self._coding.discard)
+
+    async def _encode(self, command: cmd.Encode) -> None:
+        buffers = self._buffers[command.op]
+        parity = await self._coder.encode(command.facts.scheme, buffers.object(command.facts))
+        buffers.set_parity(command.facts, parity)
+
+    async def _decode(self, command: cmd.Decode) -> None:
+        facts, buffers = command.facts, self._buffers[command.op]
+        if facts.scheme.kind is SchemeKind.MIRROR:
+            replica = buffers.replica_to_copy(facts, command.have)
+            if replica is not None:
+                buffers.object(facts)[:] = buffers.landed_elsewhere(replica)
+            return  # replicas are the same: the checksum was compared when it came
+        present = {index: buffers.chunk(facts, index) for index in command.have}
+        wanted = {index: buffers.chunk(facts, index) for index in command.want}
+        await self._coder.reconstruct(facts.scheme, facts.size_bytes, present, wanted)
+        for index, crc in zip(command.want, command.crcs, strict=True):
+            if checksum(wanted[index]) != crc:
+                raise SchemeError(detail=f"chunk {index} was decoded to other bytes than were stored")
+
+    # ------------------------------------------------------------ commands to clients
+
+    def _complete(self, command: cmd.Complete) -> None:
+        future = self._waiting.get(command.op)
+        if future is not None and not future.done():
+            future.set_result(command)
+
+    def _fail(self, command: cmd.Fail) -> None:
+        future = self._waiting.get(command.op)
+        if future is not None and not future.done():
+            future.set_exception(command.error)
+
+    def _release(self, command: cmd.Release) -> None:
+        self._buffers.pop(command.op, None)
+
+    def _share_buffers(self, command: cmd.ShareBuffers) -> None:
+        self._buffers[command.op] = self._buffers[command.source]
+
+    # ------------------------------------------------------------ what links report
+
+    def _welcome(self, connection: socket.socket, greeting: Greeting) -> None:
+        link_id = LinkId(next(self._link_ids))
+        pacer = Pacer(self._pacing, connection) if self._pacing is not None else None
+        self._links[link_id] = NodeLink(link_id, greeting.node, connection, self._epoch, self, pacer)
+        self.feed(
+            ev.LinkOpened(
+                link=link_id,
+                node=greeting.node,
+                instance=greeting.instance,
+                session=greeting.session,
+                spans=greeting.spans,
+            )
+        )
+
+    def on_frame(self, link: NodeLink, frame: Frame) -> None:
+        request = RequestId(frame.request)
+        match frame.kind:
+            case Kind.PONG:
+                self.feed(ev.PongReceived(link=link.id, session=_session(frame)))
+            case Kind.BYE:
+                self.feed(ev.ByeReceived(link=link.id, session=_session(frame)))
+            case Kind.MISSING:
+                self.feed(ev.ChunkMissing(request=request))
+            case Kind.CANCELLED:
+                self.feed(ev.FetchCancelled(request=request))
+            case Kind.DELETED:
+                self.feed(ev.ChunksDeleted(request=request))
+            case _:
+                self.counters["frames_unexpected"] += 1
+
+    def on_chunk(self, link: NodeLink, request: RequestId, is_whole: bool) -> None:
+        self.feed(ev.ChunkArrived(request=request) if is_whole else ev.ChunkDamaged(request=request))
+
+    def on_stored(self, link: NodeLink, request: RequestId, crc: int) -> None:
+        self.feed(ev.ChunkStored(request=request, crc=crc))
+
+    def on_refused(self, link: NodeLink, request: RequestId, reason: str) -> None:
+        self.feed(ev.RequestRefused(request=request, reason=reason))
+
+    def on_link_closed(self, link: NodeLink, reason: str) -> None:
+        self._links.pop(link.id, None)
+        self.counters["bytes_in"] += link.bytes_in
+        self.counters["bytes_out"] += link.bytes_out
+        self.counters["frames_discarded"] += link.n_discarded
+        if reason.startswith("protocol error"):
+            self.counters["protocol_errors"] += 1
+        self.feed(ev.LinkClosed(link=link.id))
+
+
+def _session(frame: Frame) -> SessionId:
+    return SessionId(str(frame.meta.get("session", "")))

@@ -1,0 +1,330 @@
+"""One authenticated connection to an instance: chunks out and in without a copy on the way.
+
+The hot path, so it works on the socket itself: ``recv_into`` the place where a chunk belongs, ``sendmsg`` of header
+and slice together. asyncio's transports would copy what they cannot send at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from infiniray.codec.checksum import checksum
+from infiniray.core.commands import ObjectFacts
+from infiniray.core.ids import LinkId, NodeId, RequestId
+from infiniray.runtime.buffers import ByteArray
+from infiniray.runtime.pacing import Pacer
+from infiniray.wire.describe import ChunkInfo
+from infiniray.wire.frames import SEGMENT_BYTES, Frame, FrameReader, Kind, ProtocolError, pack
+
+__all__ = ["LinkOwner", "NodeLink"]
+
+#: Bytes moved in one turn of the event loop before other connections get theirs.
+_TURN_BYTES = 4 << 20
+#: Frames that a node may send once it is connected.
+_FROM_NODES = {
+    Kind.PONG, Kind.BYE, Kind.STORED, Kind.REFUSED, Kind.CHUNK, Kind.DATA, Kind.ABORT, Kind.MISSING, Kind.CANCELLED,
+    Kind.DELETED, Kind.INVENTORY,
+}  # fmt: skip
+
+
+class LinkOwner(Protocol):
+    """Who is told what comes in."""
+
+    def on_frame(self, link: NodeLink, frame: Frame) -> None: ...
+
+    def on_chunk(self, link: NodeLink, request: RequestId, is_whole: bool) -> None: ...
+
+    def on_stored(self, link: NodeLink, request: RequestId, crc: int) -> None: ...
+
+    def on_refused(self, link: NodeLink, request: RequestId, reason: str) -> None: ...
+
+    def on_link_closed(self, link: NodeLink, reason: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A chunk being sent."""
+
+    request: RequestId
+    info: ChunkInfo
+    view: memoryview
+    sent_bytes: int = 0
+    has_begun: bool = False
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A chunk that was asked for. Bytes are promised a place when their frame begins, and counted when it is whole."""
+
+    index: int
+    facts: ObjectFacts
+    crc: int
+    target: ByteArray
+    promised_bytes: int = 0
+    received_bytes: int = 0
+    is_described: bool = False
+    is_damaged: bool = False
+
+
+class NodeLink:
+    """I carry frames between a shard and one instance. I own the socket: when I close, it is gone, once."""
+
+    def __init__(
+        self,
+        link: LinkId,
+        node: NodeId,
+        connection: socket.socket,
+        epoch: int,
+        owner: LinkOwner,
+        pacer: Pacer | None = None,
+    ) -> None:
+        self.id = link
+        self.node = node
+        self.n_discarded = 0  # frames that nobody waited for any more
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._socket = connection
+        self._epoch = epoch
+        self._owner = owner
+        self._pacer = pacer
+        self._loop = asyncio.get_running_loop()
+        self._reader = FrameReader(self._place)
+        self._last_placed: int | None = None
+        self._incoming: dict[int, _Incoming] = {}
+        self._control: deque[bytes] = deque()
+        self._stores: deque[_Outgoing] = deque()
+        self._unanswered: dict[RequestId, int] = {}  # CRC of chunks that are sent, or being sent
+        self._pending: list[memoryview] = []  # of what is being sent, what the kernel has not taken
+        self._is_writing = False
+        self._is_closed = False
+        self._loop.add_reader(connection, self._readable)
+
+    def __repr__(self) -> str:
+        return f"<NodeLink {self.id} {self.node} stores={len(self._stores)} fetches={len(self._incoming)}>"
+
+    # ------------------------------------------------------------ what the driver asks
+
+    def send(self, kind: Kind, request: int = 0, meta: dict[str, object] | None = None) -> None:
+        """A frame without a body; goes ahead of chunks that wait."""
+        self._control.append(pack(kind, request, self._epoch, meta))
+        self._pump()
+
+    def store(self, request: RequestId, info: ChunkInfo, chunk: ByteArray) -> None:
+        """Send a chunk, after those before it. ``info.crc`` is computed here, when its turn comes."""
+        self._stores.append(_Outgoing(request, info, chunk.data))
+        self._unanswered[request] = 0
+        self._pump()
+
+    def abort_store(self, request: RequestId) -> None:
+        """Stop sending a chunk; nothing is heard of it any more."""
+        self._unanswered.pop(request, None)
+        self._stop_sending(request)
+
+    def fetch(self, request: RequestId, index: int, facts: ObjectFacts, crc: int, target: ByteArray) -> None:
+        """Ask for a chunk, to be received into ``target``."""
+        self._incoming[request] = _Incoming(index, facts, crc, target)
+        self.send(Kind.FETCH, request, {"chunk_id": [facts.key, facts.version, index]})
+
+    def cancel_fetch(self, request: RequestId) -> None:
+        """From now on nothing of this chunk is written to its target."""
+        if self._incoming.pop(request, None) is None:
+            return
+        if self._last_placed == request:
+            self._reader.discard_body()
+        self.send(Kind.CANCEL, request)
+
+    def close(self, reason: str) -> None:
+        """Close the socket and say so; doing it again does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._loop.remove_reader(self._socket)
+        if self._is_writing:
+            self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self._incoming.clear()
+        self._stores.clear()
+        self._pending.clear()
+        self._owner.on_link_closed(self, reason)
+
+    # ------------------------------------------------------------ in
+
+    def _readable(self) -> None:
+        taken = 0
+        try:
+            while taken < _TURN_BYTES and not self._is_closed:
+                buffer = self._reader.buffer()
+                n_bytes = self._socket.recv_into(buffer)
+                if n_bytes == 0:
+                    self.close("the node closed the connection")
+                    return
+                taken += n_bytes
+                self.bytes_in += n_bytes
+                for frame in self._reader.advance(n_bytes):
+                    self._handle(frame)
+                    if self._is_closed:
+                        return
+                if n_bytes < len(buffer):
+                    return  # that was all there is
+        except BlockingIOError:
+            return
+        except ProtocolError as error:
+            self.close(f"protocol error: {error}")
+        except OSError as error:
+            self.close(f"{type(error).__name__}: {error}")
+
+    def _place(self, frame: Frame) -> memoryview | None:
+        """Where the body of a frame that begins goes."""
+        incoming = self._incoming.get(frame.request)
+        if incoming is None or frame.kind not in (Kind.CHUNK, Kind.DATA):
+            return None
+        self._check_description(incoming, frame)
+        start = incoming.promised_bytes
+        incoming.promised_bytes += frame.body_bytes
+        if incoming.promised_bytes > len(incoming.target):
+            incoming.is_damaged = True
+        if incoming.is_damaged:
+            return None
+        self._last_placed = frame.request
+        return incoming.target.data[start : incoming.promised_bytes]
+
+    def _handle(self, frame: Frame) -> None:
+        if frame.kind not in _FROM_NODES:
+            raise ProtocolError(f"a node must not send {frame.kind.name}")
+        match frame.kind:
+            case Kind.CHUNK | Kind.DATA:
+                self._take(frame)
+            case Kind.MISSING | Kind.ABORT | Kind.CANCELLED | Kind.REFUSED:
+                was_fetched = self._incoming.pop(frame.request, None) is not None
+                was_stored = self._unanswered.pop(RequestId(frame.request), None) is not None
+                if was_stored:
+                    self._stop_sending(frame.request)
+                self._tell_end(frame, was_fetched or was_stored)
+            case Kind.STORED:
+                crc = self._unanswered.pop(RequestId(frame.request), None)
+                if crc is not None:
+                    self._owner.on_stored(self, RequestId(frame.request), crc)
+            case _:
+                self._owner.on_frame(self, frame)
+
+    def _tell_end(self, frame: Frame, is_awaited: bool) -> None:
+        """A request ended without a chunk. DELETE is not kept here, so a refusal of one is always told."""
+        request = RequestId(frame.request)
+        if frame.kind is Kind.REFUSED:
+            self._owner.on_refused(self, request, str(frame.meta.get("reason", "")))
+        elif frame.kind is Kind.ABORT and is_awaited:
+            self._owner.on_refused(self, request, "the node's time ran out")
+        elif is_awaited:
+            self._owner.on_frame(self, frame)
+
+    def _take(self, frame: Frame) -> None:
+        incoming = self._incoming.get(frame.request)
+        if incoming is None:
+            self.n_discarded += 1
+            return
+        if frame.body_bytes == 0:
+            self._check_description(incoming, frame)
+        incoming.received_bytes += frame.body_bytes
+        if incoming.received_bytes < len(incoming.target) and not incoming.is_damaged:
+            return
+        del self._incoming[frame.request]
+        is_whole = not incoming.is_damaged and checksum(incoming.target) == incoming.crc
+        if not is_whole:
+            self.send(Kind.CANCEL, frame.request)
+        self._owner.on_chunk(self, RequestId(frame.request), is_whole)
+
+    @staticmethod
+    def _check_description(incoming: _Incoming, frame: Frame) -> None:
+        """A chunk says which it is before its bytes come."""
+        if (frame.kind is Kind.CHUNK) == incoming.is_described:
+            incoming.is_damaged = True  # a second description, or bytes without one
+        elif frame.kind is Kind.CHUNK:
+            incoming.is_described = True
+            facts = incoming.facts
+            try:
+                info = ChunkInfo.from_wire(frame.meta.get("chunk"))
+            except ProtocolError:
+                incoming.is_damaged = True
+                return
+            asked = (facts.key, facts.version, incoming.index, len(incoming.target))
+            incoming.is_damaged = (info.key, info.version, info.index, info.chunk_bytes) != asked
+
+    # ------------------------------------------------------------ out
+
+    def _pump(self) -> None:
+        """Hand the kernel what it takes."""
+        if self._is_closed:
+            return
+        taken = 0
+        try:
+            while taken < _TURN_BYTES:
+                if not self._pending and not self._load():
+                    self._want_writable(False)
+                    return
+                n_bytes = self._socket.sendmsg(self._pending)
+                taken += n_bytes
+                self.bytes_out += n_bytes
+                if self._pacer is not None:
+                    self._pacer.spend(n_bytes, self._loop.time())
+                self._drop_sent(n_bytes)
+            self._want_writable(True)
+        except BlockingIOError:
+            self._want_writable(True)
+        except OSError as error:
+            # not from here: who called may be in the middle of something
+            self._loop.call_soon(self.close, f"{type(error).__name__}: {error}")
+
+    def _load(self) -> bool:
+        """The next things to send: all control frames, and one segment."""
+        if self._control:
+            self._pending.append(memoryview(b"".join(self._control)))
+            self._control.clear()
+        if self._stores:
+            outgoing = self._stores[0]
+            head, segment = self._next_segment(outgoing)
+            self._pending.append(memoryview(head))
+            if segment:
+                self._pending.append(segment)
+            if outgoing.sent_bytes >= len(outgoing.view):
+                self._stores.popleft()
+        return bool(self._pending)
+
+    def _next_segment(self, outgoing: _Outgoing) -> tuple[bytes, memoryview]:
+        segment = outgoing.view[outgoing.sent_bytes : outgoing.sent_bytes + SEGMENT_BYTES]
+        outgoing.sent_bytes += len(segment)
+        if outgoing.has_begun:
+            return pack(Kind.DATA, outgoing.request, self._epoch, body_bytes=len(segment)), segment
+        outgoing.has_begun = True
+        info = outgoing.info._replace(crc=checksum(outgoing.view))
+        self._unanswered[outgoing.request] = info.crc
+        meta = {"chunk": list(info)}
+        return pack(Kind.STORE, outgoing.request, self._epoch, meta, len(segment)), segment
+
+    def _drop_sent(self, n_bytes: int) -> None:
+        pending = self._pending
+        while pending and n_bytes >= len(pending[0]):
+            n_bytes -= len(pending.pop(0))
+        if n_bytes:
+            pending[0] = pending[0][n_bytes:]
+
+    def _stop_sending(self, request: int) -> None:
+        """Nobody wants this chunk any more: the rest of it need not cross the network."""
+        for outgoing in self._stores:
+            if outgoing.request == request:
+                self._stores.remove(outgoing)
+                if outgoing.has_begun:
+                    self.send(Kind.ABORT, request)
+                return
+
+    def _want_writable(self, is_wanted: bool) -> None:
+        if is_wanted == self._is_writing:
+            return
+        self._is_writing = is_wanted
+        if is_wanted:
+            self._loop.add_writer(self._socket, self._pump)
+        else:
+            self._loop.remove_writer(self._socket)

@@ -1,0 +1,153 @@
+"""Where nodes dial in: a port that lets nobody past who does not know the pool's secret."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from infiniray.core.ids import InstanceId, NodeId, SessionId
+from infiniray.wire import auth
+from infiniray.wire.describe import SeqSpans
+from infiniray.wire.frames import Frame, FrameReader, Kind, ProtocolError, pack
+
+__all__ = ["Greeting", "Listener"]
+
+#: From dialling to a proven HELLO.
+HANDSHAKE_TIMEOUT_S = 2.0
+#: Connections that have not proved anything yet; beyond that new ones are closed at once.
+MAX_STRANGERS = 256
+_HELLO_BYTES = 64 << 10
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """What a node proved and told at HELLO."""
+
+    node: NodeId
+    instance: InstanceId
+    session: SessionId
+    spans: SeqSpans
+
+
+class Listener:
+    """I accept connections, make sure who speaks, and hand them on.
+
+    What is garbage, too long, too late or not proven is closed and counted; nothing else happens.
+    """
+
+    def __init__(
+        self, secret: bytes, epoch: int, nodes: Collection[str], welcome: Callable[[socket.socket, Greeting], None]
+    ) -> None:
+        self.refused: Counter[str] = Counter()
+        self._secret = secret
+        self._epoch = epoch
+        self._nodes = frozenset(nodes)
+        self._welcome = welcome
+        self._socket: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._strangers: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str) -> int:
+        """Listen on any free port: its number."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, 0), family=family, backlog=1024)
+        self._socket.setblocking(False)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+        return int(self._socket.getsockname()[1])
+
+    async def close(self) -> None:
+        tasks = [*self._strangers, *([self._accepting] if self._accepting else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        assert self._socket is not None
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._socket)
+            except OSError:  # the caller hung up again, or we are out of descriptors
+                self.refused["accept"] += 1
+                await asyncio.sleep(0.01)
+                continue
+            if len(self._strangers) >= MAX_STRANGERS:
+                self.refused["too many"] += 1
+                connection.close()
+                continue
+            stranger = loop.create_task(self._meet(connection))
+            self._strangers.add(stranger)
+            stranger.add_done_callback(self._strangers.discard)
+
+    async def _meet(self, connection: socket.socket) -> None:
+        """The handshake; closes the connection unless it ends well."""
+        try:
+            connection.setblocking(False)
+            _tune(connection)
+            greeting = await asyncio.wait_for(self._shake_hands(connection), HANDSHAKE_TIMEOUT_S)
+        except ProtocolError as error:
+            self.refused[str(error) if str(error) in ("unknown node", "wrong proof") else "not a frame"] += 1
+        except asyncio.TimeoutError:
+            self.refused["too slow"] += 1
+        except OSError:
+            self.refused["hung up"] += 1
+        else:
+            self._welcome(connection, greeting)
+            return
+        connection.close()
+
+    async def _shake_hands(self, connection: socket.socket) -> Greeting:
+        loop = asyncio.get_running_loop()
+        nonce = auth.new_nonce()
+        await loop.sock_sendall(connection, pack(Kind.CHALLENGE, epoch=self._epoch, meta={"nonce": nonce}))
+        hello = await _read_frame(connection)
+        if hello.kind is not Kind.HELLO:
+            raise ProtocolError(f"{hello.kind.name} before HELLO")
+        meta = hello.meta
+        fields = [meta.get(name) for name in ("node", "instance", "session", "nonce")]
+        if not all(isinstance(field, str) and 0 < len(field) <= 256 for field in fields):
+            raise ProtocolError("HELLO without names")
+        node, instance, session, node_nonce = map(str, fields)
+        expected = auth.hello_proof(
+            self._secret, shard_nonce=nonce, node_nonce=node_nonce, node=node, instance=instance
+        )
+        if not auth.matches(expected, meta.get("mac")):
+            raise ProtocolError("wrong proof")
+        if node not in self._nodes:
+            raise ProtocolError("unknown node")
+        spans = SeqSpans.from_wire(meta.get("spans"))
+        proof = auth.welcome_proof(self._secret, shard_nonce=nonce, node_nonce=node_nonce, node=node, epoch=self._epoch)
+        await loop.sock_sendall(connection, pack(Kind.WELCOME, epoch=self._epoch, meta={"mac": proof}))
+        return Greeting(node=NodeId(node), instance=InstanceId(instance), session=SessionId(session), spans=spans)
+
+
+async def _read_frame(connection: socket.socket) -> Frame:
+    """Exactly one frame without a body, and nothing behind it: who has not been answered has nothing more to say."""
+    loop = asyncio.get_running_loop()
+    reader = FrameReader(lambda frame: None, max_body_bytes=0)
+    n_total = 0
+    while True:
+        n_bytes = await loop.sock_recv_into(connection, reader.buffer())
+        n_total += n_bytes
+        if n_bytes == 0:
+            raise ConnectionResetError("hung up during the handshake")
+        frames = reader.advance(n_bytes)
+        if len(frames) > 1 or n_total > _HELLO_BYTES:
+            raise ProtocolError("more than a HELLO")
+        if frames:
+            return frames[0]
+
+
+def _tune(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    with contextlib.suppress(OSError):
+        for option, value in _KEEPALIVE:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)

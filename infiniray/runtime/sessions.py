@@ -1,0 +1,103 @@
+"""Starting sessions: an Invoke command becomes an invocation, and its end an event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+from infiniray.core.commands import Invoke
+from infiniray.core.events import InvokeOutcome, InvokeReturned
+from infiniray.errors import PlatformError, PlatformThrottled
+from infiniray.wire import auth
+
+__all__ = ["InvokeAnswer", "Invoker", "Sessions"]
+
+
+class InvokeAnswer(Protocol):
+    """What a platform answers; as :class:`infiniray.faas.invoker.InvokeResult`."""
+
+    @property
+    def function_error(self) -> str | None: ...
+
+    @property
+    def payload(self) -> bytes: ...
+
+
+class Invoker(Protocol):
+    """How functions are invoked; as :class:`infiniray.faas.invoker.FunctionInvoker`."""
+
+    async def invoke(self, function: str, payload: bytes, *, timeout_s: float) -> InvokeAnswer: ...
+
+    async def close(self) -> None: ...
+
+
+class Sessions:
+    """I hold the invocations that are out, one task each, and report how each ended."""
+
+    def __init__(
+        self,
+        invoker: Invoker,
+        secret: bytes,
+        epoch: int,
+        *,
+        linger_s: float,
+        timeout_s: float,
+        report: Callable[[InvokeReturned], None],
+    ) -> None:
+        self.address = ""  # where nodes shall dial; known when the listener listens
+        self._invoker = invoker
+        self._secret = secret
+        self._epoch = epoch
+        self._linger_s = linger_s
+        self._timeout_s = timeout_s
+        self._report = report
+        self._running: set[asyncio.Task[None]] = set()
+
+    def begin(self, command: Invoke) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(command))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(self, command: Invoke) -> None:
+        outcome, detail, retry_after_s = InvokeOutcome.OK, "", 0.0
+        try:
+            answer = await self._invoker.invoke(command.node, self._payload(command), timeout_s=self._timeout_s)
+            if answer.function_error is not None:
+                outcome = InvokeOutcome.FUNCTION_ERROR
+                detail = answer.payload[:300].decode(errors="replace")
+        except PlatformThrottled as error:
+            outcome, detail, retry_after_s = InvokeOutcome.THROTTLED, str(error), error.retry_after_s
+        except PlatformError as error:
+            outcome, detail = InvokeOutcome.UNREACHABLE, str(error)
+        self._report(
+            InvokeReturned(
+                node=command.node, session=command.session, outcome=outcome, detail=detail, retry_after_s=retry_after_s
+            )
+        )
+
+    def _payload(self, command: Invoke) -> bytes:
+        proof = auth.invoke_proof(
+            self._secret, node=command.node, session=command.session, address=self.address, epoch=self._epoch
+        )
+        return json.dumps(
+            {
+                "reason": command.reason,
+                "node": command.node,
+                "session": command.session,
+                "address": self.address,
+                "epoch": self._epoch,
+                "proof": proof,
+                "linger_ms": self._linger_s * 1000,
+            }
+        ).encode()
+
+    async def close(self, timeout_s: float) -> None:
+        """Wait for the invocations that are out, then give up on them."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_s)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._invoker.close()
