@@ -150,9 +150,8 @@ class Shard:
 
     async def _start(self) -> ShardDriver:
         coder = TaskCoder.of(self._config.codec)
-        driver = assemble(
-            self._membership, self._shard, self._config, bytes.fromhex(self._secret), self._endpoint_url, coder
-        )
+        secret = bytes.fromhex(self._secret)
+        driver = assemble(self._membership, self._shard, self._config, secret, self._endpoint_url, coder)
         self._coder = coder
         await driver.start()
         return driver

@@ -16,7 +16,6 @@ differ, each because something is known here that was not there:
 from __future__ import annotations
 
 import enum
-from typing import Final
 
 __all__ = ["TRANSITIONS", "Action", "Activity", "Stimulus", "Validity", "step"]
 
@@ -58,7 +57,7 @@ State = tuple[Activity, Validity]
 
 #: (state, stimulus) -> (next state, what to do). A pair that is not listed cannot happen, except that RETURNED
 #: changes nothing in MAYBE: it tells of an invocation that is not the one running.
-TRANSITIONS: Final[dict[tuple[State, Stimulus], tuple[State, tuple[Action, ...]]]] = {
+TRANSITIONS: dict[tuple[State, Stimulus], tuple[State, tuple[Action, ...]]] = {
     # asleep: wake it, and send when it speaks
     ((S, U), Stimulus.REQUEST): ((S, VG), (Action.INVOKE,)),
     ((S, U), Stimulus.HEARD): ((A, VD), (Action.FLUSH,)),

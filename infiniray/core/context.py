@@ -50,5 +50,5 @@ class Context:
 
     def backoff_s(self, n_failures: int, *who: object) -> float:
         """Exponential, capped, with jitter of half to one and a half, so that retries do not march in step."""
-        pause_s = min(self.policy.backoff_max_s, self.policy.backoff_s * 2 ** (n_failures - 1))
+        pause_s = min(self.policy.backoff_max_s, self.policy.backoff_s * 2.0 ** (n_failures - 1))
         return pause_s * (0.5 + self.fraction("backoff", n_failures, *who))

@@ -32,20 +32,8 @@ class BufferPool:
         self._free: dict[int, list[ByteArray]] = {}
 
     def take(self, n_bytes: int) -> ByteArray:
-        """An array of ``n_bytes`` with whatever in it. Its memory comes back by itself when all views of it
-        are gone."""
-        if n_bytes
-      
-       
-      
-       
-      
-       
-        <
-       
-       
-       
-        _MIN_POOLED_BYTES:
+        """An array of ``n_bytes`` with whatever in it. Its memory comes back by itself when all views are gone."""
+        if n_bytes < _MIN_POOLED_BYTES:
             return np.empty(n_bytes, np.uint8)
         capacity = _size_class(n_bytes)
         shelf = self._free.get(capacity)

@@ -4,8 +4,8 @@ A fork costs a few milliseconds and shares its pages; an exec of AWS's runtime c
 as a process of its own, without threads, because forking the asyncio process would copy its locks and sockets.
 AWS's client is imported only after the fork: its native part starts threads.
 
-Speaks JSON over a SOCK_SEQPACKET pair. In: ``{"token", "environ", "root", "data_limit_bytes"}`` with the descriptor for the
-instance's output. Out: ``{"token", "pid"}`` and ``{"exited": pid, "status"}``.
+Speaks JSON over a SOCK_SEQPACKET pair. In: ``{"token", "environ", "root", "data_limit_bytes"}`` with the descriptor
+for the instance's output. Out: ``{"token", "pid"}`` and ``{"exited": pid, "status"}``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import http.client  # noqa: F401  - imported here, so that instances share it
 import json
 import logging
-import logging.handlers  # noqa: F401
+import logging.handlers
 import os
 import resource
 import select
@@ -52,11 +51,11 @@ def serve(channel: socket.socket, parent: int) -> None:
     children: set[int] = set()
     try:
         while True:
-            readable, _, _ = select.select([channel, wake_read], [], [])
+            readable, _, _ = select.select([channel.fileno(), wake_read], [], [])
             if wake_read in readable:
                 os.read(wake_read, 4096)
                 _report_exits(channel, children)
-            if channel in readable:
+            if channel.fileno() in readable:
                 message, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 1)
                 if not message:
                     return
@@ -109,9 +108,9 @@ def _become_instance(order: dict[str, Any], output: int) -> NoReturn:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        sys.stdin = open(0, closefd=False)
-        sys.stdout = open(1, "w", buffering=1, closefd=False)
-        sys.stderr = open(2, "w", buffering=1, closefd=False)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         limit = order["data_limit_bytes"]
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         os.environ.clear()
