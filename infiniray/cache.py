@@ -152,6 +152,10 @@ class _Verbs:
         client = yield from self._client()
         return (yield from client.stats(_timeout_s(timeout)))
 
+    def _status(self, timeout: Duration | None) -> Steps[dict[str, Any]]:
+        client = yield from self._client()
+        return (yield from client.status(_timeout_s(timeout)))
+
 
 class Cache(_Verbs):
     """A cache for large objects, from :func:`infiniray.start` or :func:`infiniray.connect`.
@@ -260,6 +264,10 @@ class Cache(_Verbs):
         """Counters and sizes since the shards started, of the whole cache; JSON-able."""
         return run(self._stats(timeout))
 
+    def status(self, *, timeout: Duration | None = None) -> dict[str, Any]:
+        """What the cache is made of, and whether its shards run ("ok"); JSON-able."""
+        return run(self._status(timeout))
+
     @property
     def aio(self) -> AsyncCache:
         """This cache, with the same verbs to be awaited."""
@@ -353,6 +361,10 @@ class AsyncCache(_Verbs):
     async def stats(self, *, timeout: Duration | None = None) -> dict[str, Any]:
         """See :meth:`Cache.stats`."""
         return await run_async(self._stats(timeout))
+
+    async def status(self, *, timeout: Duration | None = None) -> dict[str, Any]:
+        """See :meth:`Cache.status`."""
+        return await run_async(self._status(timeout))
 
     async def close(self) -> None:
         """See :meth:`Cache.close`."""

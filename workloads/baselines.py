@@ -178,7 +178,7 @@ class LoopbackTarget:
     def _transfer(self, source: ByteArray, target: ByteArray) -> None:
         sender = threading.Thread(target=self._ours.sendall, args=(source.data,))
         sender.start()
-        view, filled = memoryview(target), 0
+        view, filled = target.data, 0
         while filled < len(view):
             filled += self._theirs.recv_into(view[filled:])
         sender.join(_START_S)

@@ -153,9 +153,16 @@ class Client:
     # ------------------------------------------------------------ the whole cache
 
     def stats(self, timeout_s: float | None) -> Steps[dict[str, Any]]:
+        return (yield from self._report("stats", timeout_s))
+
+    def status(self, timeout_s: float | None) -> Steps[dict[str, Any]]:
+        return (yield from self._report("status", timeout_s))
+
+    def _report(self, what: str, timeout_s: float | None) -> Steps[dict[str, Any]]:
         deadline = yield from self._begin(timeout_s)
-        actor = yield from self._supervisor()
-        answer: dict[str, Any] = yield Wait(ref=actor.stats.remote(), deadline=deadline, operation="STATS")
+        supervisor = yield from self._supervisor()
+        ref = getattr(supervisor, what).remote()
+        answer: dict[str, Any] = yield Wait(ref=ref, deadline=deadline, operation=what.upper())
         return answer
 
     def connect(self, timeout_s: float = CONNECT_TIMEOUT_S) -> Steps[Membership]:

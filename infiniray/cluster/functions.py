@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -83,12 +85,16 @@ class FunctionPool:
             raise _platform_error("creation", name, error) from error
 
     def _update(self, name: str, code: bytes) -> None:
+        """Only what differs: an update costs a function its instances, and so their chunks."""
         settled = self._client.get_waiter("function_updated_v2")
         try:
-            self._client.update_function_code(FunctionName=name, ZipFile=code)
-            settled.wait(FunctionName=name)
-            self._client.update_function_configuration(FunctionName=name, **self._settings)
-            settled.wait(FunctionName=name)
+            current = self._client.get_function_configuration(FunctionName=name)
+            if current["CodeSha256"] != base64.b64encode(hashlib.sha256(code).digest()).decode():
+                self._client.update_function_code(FunctionName=name, ZipFile=code)
+                settled.wait(FunctionName=name)
+            if any(current.get(setting) != value for setting, value in self._settings.items()):
+                self._client.update_function_configuration(FunctionName=name, **self._settings)
+                settled.wait(FunctionName=name)
         except (ClientError, BotoCoreError) as error:
             raise _platform_error("update", name, error) from error
 

@@ -26,7 +26,7 @@ from infiniray.config import Config, PoolConfig
 from infiniray.errors import CacheUnavailable, ConfigError, InfiniRayError
 from infiniray.faas.local.launch import LocalPlatform
 
-__all__ = ["bring_up", "connect", "end_all", "start", "take_down"]
+__all__ = ["bring_up", "connect", "end_all", "settings_of", "start", "take_down"]
 
 #: From asking for a cache to having it: Ray starts a process for each actor, and the platform one for each function.
 BRING_UP_TIMEOUT_S = 120.0
@@ -49,6 +49,7 @@ def start(
     name: str | None = None,
     config: Config | str | Path | None = None,
     address: str | None = None,
+    object_store_bytes: int | None = None,
     **sections: Any,
 ) -> Cache:
     """Start a cache that belongs to this process: function platform, supervisor, shards.
@@ -64,6 +65,7 @@ def start(
         name: which cache, where several run on one Ray.
         config: a configuration, or the path of a YAML file with one; the arguments here win over it.
         address: the Ray to connect to.
+        object_store_bytes: size of the object store, if a Ray is started here; by default Ray's choice.
         sections: any section of :class:`~infiniray.config.Config`, as ``session={"linger_s": "20ms"}``.
 
     Raises:
@@ -71,13 +73,13 @@ def start(
         CacheUnavailable: a cache of this name already runs, or Ray cannot be reached.
         PlatformError: the functions could not be created.
     """
-    settings = _settings(config, sections, nodes=nodes, shards=shards, memory_mb=memory_mb, scheme=scheme, name=name)
+    settings = settings_of(config, sections, nodes=nodes, shards=shards, memory_mb=memory_mb, scheme=scheme, name=name)
     if settings.platform.kind != "local":
         detail = "platform.kind: start() runs functions as processes of this machine; for AWS use `infiniray up`"
         raise ConfigError(detail=detail)
     owned = _Owned()
     try:
-        owned.connect_ray(address)
+        owned.connect_ray(address, object_store_bytes)
         _refuse_second(settings.name)
         endpoint_url = owned.start_platform(settings)
         owned.cache_name = settings.name
@@ -96,12 +98,12 @@ class _Owned:
         self._stack = contextlib.ExitStack()
         self.cache_name: str | None = None
 
-    def connect_ray(self, address: str | None) -> None:
+    def connect_ray(self, address: str | None, object_store_bytes: int | None) -> None:
         if rayapi.is_connected():
             return
         address = address or os.environ.get("RAY_ADDRESS")
         if address is None or address == "local":
-            rayapi.start_local()
+            rayapi.start_local(object_store_bytes=object_store_bytes)
         else:
             rayapi.attach(address)
         self._stack.callback(rayapi.disconnect)
@@ -119,7 +121,7 @@ class _Owned:
                 take_down(name, delete_functions=False)  # they end with their platform
 
 
-def _settings(config: Config | str | Path | None, sections: Mapping[str, Any], **short: Any) -> Config:
+def settings_of(config: Config | str | Path | None, sections: Mapping[str, Any], **short: Any) -> Config:
     """The configuration that the arguments of :func:`start` describe."""
     if isinstance(config, Config):
         base, file = config.model_dump(exclude_unset=True), None

@@ -68,9 +68,9 @@ def is_connected() -> bool:
     return bool(ray.is_initialized())
 
 
-def start_local(num_cpus: int | None = None) -> None:
+def start_local(num_cpus: int | None = None, object_store_bytes: int | None = None) -> None:
     """Start a Ray of this process's own; it ends with :func:`disconnect` or with the process."""
-    _init(address="local", include_dashboard=False, num_cpus=num_cpus)
+    _init(address="local", include_dashboard=False, num_cpus=num_cpus, object_store_memory=object_store_bytes)
 
 
 def attach(address: str) -> None:
@@ -88,7 +88,7 @@ def attach(address: str) -> None:
 
 def _init(**options: Any) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray asks only for its presence, then for its value
-    ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 def disconnect() -> None:

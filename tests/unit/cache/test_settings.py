@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from infiniray.cluster.assembly import policy_of
-from infiniray.cluster.lifecycle import _settings
+from infiniray.cluster.lifecycle import settings_of
 from infiniray.config import Config
 from infiniray.core.policy import Hedge
 from infiniray.errors import ConfigError
@@ -16,7 +16,7 @@ from infiniray.errors import ConfigError
 
 def settings(config: Config | str | Path | None = None, **arguments: Any) -> Config:
     short = {name: arguments.pop(name, None) for name in ("nodes", "shards", "memory_mb", "scheme", "name")}
-    return _settings(config, arguments, **short)
+    return settings_of(config, arguments, **short)
 
 
 @pytest.mark.parametrize(

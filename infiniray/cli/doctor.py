@@ -1,0 +1,142 @@
+"""The doctor: what this machine has of what the cache needs, and what was left behind on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import click
+
+from infiniray.cli.output import json_option, print_json, reports_errors, results
+
+__all__ = ["Finding", "doctor"]
+
+_LOW_SHM_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was found, and what to do about it."""
+
+    check: str
+    level: Literal["ok", "warn", "fail"]
+    found: str
+    advice: str = ""
+
+
+def _python() -> Iterator[Finding]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if (3, 10) <= sys.version_info[:2] <= (3, 13):
+        yield Finding("python", "ok", found)
+    else:
+        yield Finding("python", "fail", found, "use Python 3.10 to 3.13")
+
+
+def _packages() -> Iterator[Finding]:
+    for package in ("ray", "boto3", "awslambdaric", "zfec", "numpy"):
+        try:
+            yield Finding(package, "ok", importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(package, "fail", "not installed", "install the package again: make install")
+
+
+def _kernel() -> Iterator[Finding]:
+    from infiniray.codec.kernels import find_kernel
+
+    kernel = find_kernel("auto").name
+    if kernel == "isal":
+        yield Finding("codec kernel", "ok", "ISA-L")
+    else:
+        yield Finding("codec kernel", "warn", kernel, "ISA-L is ten times as fast: install pyeclib or libisal2")
+
+
+def _shared_memory() -> Iterator[Finding]:
+    from infiniray.units import format_bytes
+
+    try:
+        usage = shutil.disk_usage("/dev/shm")
+    except OSError:
+        yield Finding("shared memory", "warn", "no /dev/shm", "Ray's object store will be on disk, and slow")
+        return
+    found = f"{format_bytes(usage.free)} free of {format_bytes(usage.total)}"
+    if usage.free < _LOW_SHM_BYTES:
+        yield Finding("shared memory", "warn", found, "give /dev/shm a few GiB: Ray's object store lives there")
+    else:
+        yield Finding("shared memory", "ok", found)
+
+
+def _loopback() -> Iterator[Finding]:
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 2):
+            yield Finding("loopback", "ok", "a port can be opened and reached")
+    except OSError as error:
+        yield Finding("loopback", "fail", str(error), "functions dial their shards over it")
+
+
+def _clock() -> Iterator[Finding]:
+    """Expiry is Unix time: a clock far off lets objects expire early or late."""
+    from pathlib import Path
+
+    if time.time() + 86_400 < Path(__file__).stat().st_mtime:
+        yield Finding("clock", "warn", time.ctime(), "it is behind the files of this package: set it")
+    else:
+        yield Finding("clock", "ok", time.ctime())
+
+
+def _leftovers() -> Iterator[Finding]:
+    from infiniray.cluster.hosting import leftovers
+    from infiniray.cluster.state import StateDirectory
+
+    crashed = leftovers(StateDirectory())
+    for record in crashed:
+        yield Finding(
+            "leftovers", "warn", f"cache {record.name!r} crashed or was interrupted", "infiniray doctor --fix"
+        )
+    if not crashed:
+        yield Finding("leftovers", "ok", "none")
+
+
+_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _python,
+    _packages,
+    _kernel,
+    _shared_memory,
+    _loopback,
+    _clock,
+    _leftovers,
+)
+
+
+@click.command()
+@click.option("--fix", is_flag=True, help="End and remove what crashed caches left behind.")
+@json_option
+@reports_errors
+def doctor(fix: bool, as_json: bool) -> None:
+    """Check this machine. Exit code 1 if something is missing that the cache cannot do without."""
+    from rich.table import Table
+
+    cleared: list[str] = []
+    if fix:
+        from infiniray.cluster.hosting import clear_leftovers
+        from infiniray.cluster.state import StateDirectory
+
+        cleared = clear_leftovers(StateDirectory())
+    findings = [finding for check in _CHECKS for finding in check()]
+    if as_json:
+        print_json({"findings": [asdict(finding) for finding in findings], "cleared": cleared})
+    else:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("check", "", "found", "what to do"):
+            table.add_column(heading)
+        for finding in findings:
+            table.add_row(finding.check, finding.level, finding.found, finding.advice)
+        for name in cleared:
+            table.add_row("leftovers", "ok", f"cleared cache {name!r}", "")
+        results().print(table)
+    sys.exit(1 if any(finding.level == "fail" for finding in findings) else 0)

@@ -1,0 +1,55 @@
+"""The command line's root: which commands there are, and in which file."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from infiniray import __version__
+
+__all__ = ["main"]
+
+#: Command: (module, its help in one line). The module is imported when the command runs.
+_COMMANDS = {
+    "up": ("running", "Bring up a cache that stays."),
+    "down": ("running", "Take a cache down."),
+    "status": ("running", "What a cache is made of, and how it is."),
+    "stats": ("objects", "Counters and sizes."),
+    "put": ("objects", "Store a file."),
+    "get": ("objects", "Read an object into a file."),
+    "rm": ("objects", "Delete objects."),
+    "ls": ("objects", "List objects."),
+    "demo": ("demo", "The whole system in under a minute, on this machine."),
+    "bench": ("bench", "Measure this cache against others."),
+    "doctor": ("doctor", "Check this machine, and clear what was left behind."),
+}
+
+
+class _Lazy(click.Group):
+    """Commands are found by name; listing them imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"infiniray.cli.{_COMMANDS[cmd_name][0]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="infiniray")
+def main() -> None:
+    """A memory cache for large objects on Ray, whose storage nodes are serverless functions."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""A pool in one process: a real shard, real agents in threads, and a platform that breaks what a test wants broken.
+
+Every agent runs the very session code that functions run, over loopback. What differs from a platform: instances
+share this process, so "killed" means that the connection is cut and the chunks are dropped, and "frozen" that the
+session's thread waits at a gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from node_peer import DEADLINE_S, SECRET
+from script import Answer, GatedCoder
+
+from infiniray.codec.schemes import SchemePolicy
+from infiniray.core.ids import NodeId
+from infiniray.core.policy import Policy
+from infiniray.core.shard import ShardState
+from infiniray.core.table import ObjectRecord
+from infiniray.errors import InfiniRayError
+from infiniray.runtime.driver import ShardDriver
+from lambda_agent.instance import Channel, Instance
+from lambda_agent.invocation import Invocation
+from lambda_agent.session import Session
+from lambda_agent.store import Chunk
+
+SHIPPED = ("rs:10+2", "rs:4+2", "xor:5+1", "mirror:3", "stripe:8")
+SESSION_S = 60.0
+
+
+class GridSession(Session):
+    """A session that stops where its node's switches say."""
+
+    def __init__(self, node: GridNode, instance: Instance, invocation: Invocation, end_s: float) -> None:
+        super().__init__(instance, invocation, end_s)
+        self._node = node
+
+    def _take_in(self, channel: Channel) -> bool:
+        self._node.wait_at_gate()
+        return super()._take_in(channel)
+
+    def _give_out(self, channel: Channel) -> bool:
+        if channel.chunks and not channel.link.sending:
+            if self._node.segments_left == 0:
+                self._node.cut_or_stop(channel)
+                return False
+            self._node.segments_left -= 1
+            self._node.n_segments += 1
+        return super()._give_out(channel)
+
+
+class GridNode:
+    """One function, with its instances and its switches."""
+
+    def __init__(self, name: str, limit_bytes: int) -> None:
+        self.name = name
+        self.instances: list[Instance] = []
+        self.errors: list[Exception] = []  # raised by the platform, one an invocation
+        self.n_invocations = 0
+        self.n_segments = 0  # of chunks, sent to the shard
+        self.segments_left = -1  # until it stops; below 0: it does not
+        self.is_cut_off = False  # whether it loses its connection where it would stop
+        self.is_broken = False
+        self.stopped = threading.Event()  # a session waits at the gate, or was cut off
+        self._gate = threading.Event()
+        self._gate.set()
+        self._limit_bytes = limit_bytes
+        self._busy: set[str] = set()
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------ switches
+
+    def hang(self) -> None:
+        """Frozen: connected, but it neither reads nor writes until :meth:`resume`."""
+        self._gate.clear()
+
+    def stop_after(self, n_segments: int, *, is_cut_off: bool = False) -> None:
+        """Freeze, or cut the connection, when so many more segments of chunks are sent."""
+        self.segments_left, self.is_cut_off = n_segments, is_cut_off
+
+    def resume(self) -> None:
+        self.segments_left, self.is_cut_off = -1, False
+        self._gate.set()
+
+    def break_(self) -> None:
+        """Every session fails from now on, those that run included."""
+        self.is_broken = True
+        self.cut()
+
+    def reclaim(self) -> None:
+        """The platform takes the instances: chunks and connections are gone."""
+        self.cut()
+        with self._lock:
+            self.instances = []
+
+    def cut(self) -> None:
+        """The network forgets the connections."""
+        for instance in self.instances:
+            if instance.channel is not None:
+                _shut(instance.channel)
+
+    def corrupt(self) -> None:
+        """Flip a bit in the middle of every chunk."""
+        for chunk in self.chunks():
+            chunk.body[len(chunk.body) // 2] ^= 0x10
+
+    def relabel(self, **changes: Any) -> None:
+        """Have every chunk say something else of itself."""
+        for instance in self.instances:
+            for chunk_id, chunk in instance.store._chunks.items():
+                instance.store._chunks[chunk_id] = Chunk(chunk.info._replace(**changes), chunk.body)
+
+    def chunks(self) -> list[Chunk]:
+        return [chunk for instance in self.instances for chunk in instance.store._chunks.values()]
+
+    # ------------------------------------------------------------ sessions, in threads
+
+    def run(self, payload: bytes) -> Answer:
+        instance = self._take_instance()
+        try:
+            if self.is_broken:
+                raise RuntimeError("broken")
+            invocation = Invocation.from_event(json.loads(payload), instance.secret)
+            instance.epoch = max(instance.epoch, invocation.epoch)
+            summary = GridSession(self, instance, invocation, time.monotonic() + SESSION_S).run()
+            return Answer(payload=json.dumps(summary).encode())
+        except Exception as error:
+            return Answer(function_error="Unhandled", payload=json.dumps({"errorMessage": str(error)}).encode())
+        finally:
+            self._give_back(instance)
+
+    def wait_at_gate(self) -> None:
+        if not self._gate.is_set():
+            self.stopped.set()
+            assert self._gate.wait(DEADLINE_S)
+
+    def cut_or_stop(self, channel: Channel) -> None:
+        if self.is_cut_off:
+            _shut(channel)
+            self.stopped.set()
+        else:
+            self._gate.clear()
+
+    def close(self) -> None:
+        self.resume()
+        for instance in self.instances:
+            instance.hang_up()
+
+    def _take_instance(self) -> Instance:
+        with self._lock:
+            for instance in self.instances:
+                if instance.id not in self._busy:
+                    break
+            else:
+                instance = Instance(SECRET, self._limit_bytes)
+                self.instances.append(instance)
+            self._busy.add(instance.id)
+            return instance
+
+    def _give_back(self, instance: Instance) -> None:
+        with self._lock:
+            self._busy.discard(instance.id)
+            if instance not in self.instances:
+                instance.hang_up()  # reclaimed while it ran
+
+
+def _shut(channel: Channel) -> None:
+    try:
+        channel.link._sock.shutdown(socket.SHUT_RDWR)  # not close: a thread may be waiting on it
+    except OSError:
+        pass
+
+
+@dataclass
+class GridPlatform:
+    """Invokes agents in threads, in the place of HTTP and processes."""
+
+    nodes: dict[str, GridNode]
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(64, "grid"))
+
+    async def invoke(self, function: str, payload: bytes, *, timeout_s: float) -> Answer:
+        node = self.nodes[function]
+        node.n_invocations += 1
+        if node.errors:
+            raise node.errors.pop(0)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, node.run, payload)
+
+    async def close(self) -> None:
+        return None
+
+
+class Grid:
+    """A shard over ``n_nodes`` agents, with one scheme for objects of all sizes. ``policy`` are further settings."""
+
+    def __init__(
+        self,
+        scheme: str = "rs:4+2",
+        *,
+        n_nodes: int = 14,
+        node_bytes: int = 256 << 20,
+        linger_s: float = 0.02,
+        **policy: Any,
+    ) -> None:
+        self.nodes = {f"n{i}": GridNode(f"n{i}", node_bytes) for i in range(n_nodes)}
+        self.platform = GridPlatform(self.nodes)
+        self.coder = GatedCoder()
+        self.state = ShardState(
+            shard="shard-0",
+            epoch=7,
+            nodes={NodeId(name): node_bytes for name in self.nodes},
+            policy=Policy(schemes=SchemePolicy.of([(None, scheme)]), **policy),
+        )
+        self.driver = ShardDriver(self.state, self.platform, self.coder, SECRET, linger_s=linger_s)
+
+    async def start(self) -> None:
+        await self.driver.start()
+
+    async def close(self) -> None:
+        self.coder.gate.set()
+        for node in self.nodes.values():
+            node.resume()
+        await self.driver.close()
+        await asyncio.get_running_loop().run_in_executor(None, self.platform.threads.shutdown)
+        for node in self.nodes.values():
+            node.close()
+
+    # ------------------------------------------------------------ verbs
+
+    async def put(self, key: str, data: Any, *, timeout_s: float = DEADLINE_S) -> Any:
+        return await self.driver.put(key, "head", data, expires_s=None, timeout_s=timeout_s)
+
+    async def get(self, key: str, *, timeout_s: float = DEADLINE_S) -> np.ndarray:
+        facts, data = await self.driver.get(key, timeout_s=timeout_s)
+        assert facts.size_bytes == data.nbytes
+        return data
+
+    # ------------------------------------------------------------ where things are
+
+    def record(self, key: str) -> ObjectRecord:
+        record = self.state.table.find(key)
+        assert record is not None
+        return record
+
+    def holder(self, key: str, index: int) -> GridNode:
+        return self.nodes[self.record(key).places[index].node]
+
+    def holders(self, key: str, indices: Sequence[int]) -> list[GridNode]:
+        return [self.holder(key, index) for index in indices]
+
+    def n_chunks(self) -> int:
+        return sum(len(node.chunks()) for node in self.nodes.values())
+
+    async def settled(self) -> None:
+        """Until nothing is going on any more, repairs included."""
+        await self.until(lambda: not self.state.operations)
+
+    async def until(self, is_true: Any) -> None:
+        """What threads do brings no event to wait for."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not is_true():
+            assert time.monotonic() < deadline_s, "never came true"
+            await asyncio.sleep(0.001)
+
+    async def stops(self, node: GridNode) -> None:
+        assert await asyncio.get_running_loop().run_in_executor(None, node.stopped.wait, DEADLINE_S)
+
+
+def random_bytes(n_bytes: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, n_bytes]).integers(0, 256, n_bytes, np.uint8)
+
+
+async def outcome(work: Any) -> Exception | None:
+    try:
+        await work
+    except InfiniRayError as error:
+        return error
+    return None
