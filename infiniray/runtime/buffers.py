@@ -79,9 +79,10 @@ class OperationBuffers:
     def __init__(self, pool: BufferPool, data: Any = None) -> None:
         self._pool = pool
         self._object: ByteArray | None = None if data is None else _as_array(data)
-        #: parity, and replicas of a mirror beside the one in the object's place
+        #: the object is whole: chunks are sent from here, not received
+        self.is_source = data is not None
+        #: parity, and replicas of a mirror but the first, which is the object
         self._others: dict[int, ByteArray] = {}
-        self._replica: int | None = None  # which replica the object's place is for
 
     def object(self, facts: ObjectFacts) -> ByteArray:
         """The object's bytes, without padding."""
@@ -89,20 +90,13 @@ class OperationBuffers:
 
     def chunk(self, facts: ObjectFacts, index: int) -> ByteArray:
         """Chunk ``index``: to send from, or to receive into."""
-        if facts.scheme.kind is SchemeKind.MIRROR:
-            return self._mirror(facts, index)
+        if facts.scheme.kind is SchemeKind.MIRROR and self.is_source:
+            return self.object(facts)
         if index < facts.scheme.k:
             start, stop = facts.scheme.chunk_range(index, facts.size_bytes)
             return self._whole(facts)[start:stop]
         if index not in self._others:
             self._others[index] = self._pool.take(facts.scheme.chunk_bytes(facts.size_bytes))
-        return self._others[index]
-
-    def replica_to_copy(self, facts: ObjectFacts, have: tuple[int, ...]) -> int | None:
-        """Which replica has to be copied into the object's place; None if one landed there."""
-        return None if self._replica in have else have[0]
-
-    def landed_elsewhere(self, index: int) -> ByteArray:
         return self._others[index]
 
     def set_parity(self, facts: ObjectFacts, parity: list[Any]) -> None:
@@ -113,15 +107,6 @@ class OperationBuffers:
         if self._object is None:
             self._object = self._pool.take(facts.size_bytes)
         return self._object
-
-    def _mirror(self, facts: ObjectFacts, index: int) -> ByteArray:
-        if self._object is None:
-            self._replica = index
-        if self._replica in (None, index):  # a write sends the object itself, whatever the replica
-            return self._whole(facts)
-        if index not in self._others:
-            self._others[index] = self._pool.take(facts.size_bytes)
-        return self._others[index]
 
 
 def _as_array(data: Any) -> ByteArray:

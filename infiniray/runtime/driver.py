@@ -306,11 +306,9 @@ class ShardDriver:
 
     async def _decode(self, command: cmd.Decode) -> None:
         facts, buffers = command.facts, self._buffers[command.op]
-        if facts.scheme.kind is SchemeKind.MIRROR:
-            replica = buffers.replica_to_copy(facts, command.have)
-            if replica is not None:
-                buffers.object(facts)[:] = buffers.landed_elsewhere(replica)
-            return  # replicas are the same: the checksum was compared when it came
+        if facts.scheme.kind is SchemeKind.MIRROR:  # a replica is the object; its checksum was compared when it came
+            buffers.object(facts)[:] = buffers.chunk(facts, command.have[0])
+            return
         present = {index: buffers.chunk(facts, index) for index in command.have}
         wanted = {index: buffers.chunk(facts, index) for index in command.want}
         await self._coder.reconstruct(facts.scheme, facts.size_bytes, present, wanted)
@@ -334,7 +332,8 @@ class ShardDriver:
         self._buffers.pop(command.op, None)
 
     def _share_buffers(self, command: cmd.ShareBuffers) -> None:
-        self._buffers[command.op] = self._buffers[command.source]
+        buffers = self._buffers[command.op] = self._buffers[command.source]
+        buffers.is_source = True
 
     # ------------------------------------------------------------ what links report
 

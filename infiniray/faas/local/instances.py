@@ -29,6 +29,7 @@ __all__ = ["Instance", "InstanceState", "Outcome"]
 
 MAX_RESPONSE_BYTES = 6 << 20
 _LOG_TAIL_BYTES = 4096
+_PIPE_BYTES = 1 << 16
 _MiB = 1 << 20
 
 
@@ -71,6 +72,7 @@ class Instance:
         self.n_invocations = 0
         self.runtime_port = 0
         self.kill_reason: str | None = None  # why we killed it, if we did
+        self.is_taken = True  # by an invocation, at first the one that it was started for
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._server: asyncio.Server | None = None
@@ -79,20 +81,30 @@ class Instance:
         self._turn: asyncio.Future[_Invocation] | None = None  # what the open `next` waits for
         self._current: _Invocation | None = None
         self._init_error: Outcome | None = None
+        self._init_end_s = 0.0
         self._log: deque[bytes] = deque(maxlen=64)
         self._output = -1
 
     # ------------------------------------------------------------ life
 
-    async def start(self, nursery: Nursery, init_timeout_s: float) -> None:
-        """Fork, and wait for the first `next`. Afterwards the instance is idle, or gone with :attr:`init_failure`
-        set."""
+    @property
+    def is_free(self) -> bool:
+        """Whether an invocation may take it: frozen, promised to nobody, and not about to be killed."""
+        return self.state is InstanceState.IDLE and not self.is_taken and self.kill_reason is None
+
+    async def fork(self, nursery: Nursery) -> None:
+        """Start the process.
+
+        Raises:
+            asyncio.TimeoutError, OSError: there is none.
+        """
         self._web = web.Server(self._serve, access_log=None)
         self._server = await self._loop.create_server(self._web, "127.0.0.1", 0)
         self.runtime_port = self._server.sockets[0].getsockname()[1]
         self._output, theirs = os.pipe()
         os.set_blocking(self._output, False)
         self._loop.add_reader(self._output, self._read_output)
+        self.started_s = self.used_s = time.monotonic()
         try:
             # The watchdog enforces the limit; this is what stops a burst between two of its looks.
             data_limit_bytes = (self.function.memory_mb + 256) * _MiB
@@ -100,11 +112,18 @@ class Instance:
             self.pid = await nursery.spawn(self._environ(), root, data_limit_bytes, theirs, self._exited)
         finally:
             os.close(theirs)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._ready), init_timeout_s)
-        self.init_s = time.monotonic() - self.started_s
-        if not self._ready.done() and self._init_error is None:
-            self._init_error = self._failure("Sandbox.Timedout", f"INIT timed out after {init_timeout_s:.2f} seconds")
+
+    async def init_ended(self, timeout_s: float) -> bool:
+        """Wait for the end of INIT: its first `next`, an error or its end. False if that takes longer."""
+        await asyncio.wait([self._ready], timeout=timeout_s)
+        return self._ready.done()
+
+    async def init(self, timeout_s: float) -> None:
+        """Wait for the first `next`. Afterwards the instance is idle, or going with :attr:`init_failure` set."""
+        left_s = self.started_s + timeout_s - time.monotonic()
+        if not await self.init_ended(max(0.0, left_s)):
+            self._init_error = self._failure("Sandbox.Timedout", f"INIT timed out after {timeout_s:.2f} seconds")
+        self.init_s = self._init_end_s - self.started_s if self._ready.done() else timeout_s
         if self._init_error is not None:
             self.kill("init failed")
 
@@ -113,11 +132,13 @@ class Instance:
         return self._init_error
 
     async def run(self, payload: bytes) -> Outcome:
-        """One invocation, on an idle instance."""
-        assert self.state is InstanceState.IDLE
-        assert self._turn is not None
+        """One invocation, on an instance that was taken for it."""
+        if self._turn is None:  # it was reclaimed between INIT and now
+            return self._exit_failure(self.id, _how_it_ended(-signal.SIGKILL))
+        self.is_taken = True
         self.state = InstanceState.BUSY
         self.n_invocations += 1
+        self._log.clear()
         begun_s = time.monotonic()
         timeout_s = self.function.timeout_s
         invocation = _Invocation(
@@ -134,6 +155,7 @@ class Instance:
             outcome = self._failure("Sandbox.Timedout", detail)
             self.kill("timeout")
         self.used_s = time.monotonic()
+        self._read_output()  # what it printed last may still be in the pipe
         return Outcome(
             payload=outcome.payload,
             error_type=outcome.error_type,
@@ -171,26 +193,26 @@ class Instance:
             case ["", "2018-06-01", "runtime", "invocation", "next"]:
                 return await self._next()
             case ["", "2018-06-01", "runtime", "invocation", request_id, "response"]:
-                return self._respond(request_id, Outcome(payload=await request.read()))
+                return self._respond(request_id, Outcome(payload=await _body(request)))
             case ["", "2018-06-01", "runtime", "invocation", request_id, "error"]:
-                body = await request.read()
+                body = await _body(request)
                 return self._respond(request_id, Outcome(payload=body, error_type=_error_type(body)))
             case ["", "2018-06-01", "runtime", "init", "error"]:
-                body = await request.read()
+                body = await _body(request)
                 self._init_error = Outcome(payload=body, error_type=_error_type(body))
-                if not self._ready.done():
-                    self._ready.set_result(None)
+                self._end_init()
                 return web.Response(status=202)
         return web.Response(status=404)
 
     async def _next(self) -> web.Response:
+        if self._current is not None:
+            self.is_taken = False
         self._finish()
         self._turn = self._loop.create_future()
         self.state = InstanceState.IDLE
         self._signal(signal.SIGSTOP)
         self._on_change(self)
-        if not self._ready.done():
-            self._ready.set_result(None)
+        self._end_init()
         invocation = await self._turn
         self._turn = None
         headers = {
@@ -201,6 +223,11 @@ class Instance:
             "Content-Type": "application/json",
         }
         return web.Response(body=invocation.payload, headers=headers)
+
+    def _end_init(self) -> None:
+        if not self._ready.done():
+            self._init_end_s = time.monotonic()
+            self._ready.set_result(None)
 
     def _respond(self, request_id: str, answer: Outcome) -> web.Response:
         current = self._current
@@ -222,16 +249,10 @@ class Instance:
 
     def _exited(self, status: int) -> None:
         self.state = InstanceState.GONE
-        what = f"signal: {signal.Signals(-status).name[3:].lower()}" if status < 0 else f"exit status {status}"
-        if status == -signal.SIGKILL:
-            what = "signal: killed"
-        request_id = self._current.request_id if self._current else self.id
-        failure = self._failure(
-            "Runtime.ExitError", f"RequestId: {request_id} Error: Runtime exited with error: {what}"
-        )
+        failure = self._exit_failure(self._current.request_id if self._current else self.id, _how_it_ended(status))
         if not self._ready.done():
             self._init_error = self._init_error or failure
-            self._ready.set_result(None)
+            self._end_init()
         current, self._current = self._current, None
         if current is not None and not current.done.done():
             current.done.set_result(failure)
@@ -246,8 +267,10 @@ class Instance:
                 os.killpg(self.pid, number)
 
     def _read_output(self) -> None:
+        if self._output < 0:
+            return
         with contextlib.suppress(BlockingIOError):
-            data = os.read(self._output, 65536)
+            data = os.read(self._output, _PIPE_BYTES)
             if data:
                 self._log.append(data[-_LOG_TAIL_BYTES:])
             else:
@@ -256,6 +279,9 @@ class Instance:
     def _environ(self) -> dict[str, str]:
         function = self.function
         return {
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_SESSION_TOKEN": "local",
             **function.environment,
             "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self.runtime_port}",
             "AWS_LAMBDA_FUNCTION_NAME": function.name,
@@ -275,10 +301,32 @@ class Instance:
             "TZ": ":UTC",
         }
 
+    def _exit_failure(self, request_id: str, how: str) -> Outcome:
+        return self._failure("Runtime.ExitError", f"RequestId: {request_id} Error: Runtime exited {how}")
+
     @staticmethod
     def _failure(kind: str, message: str) -> Outcome:
         body: dict[str, Any] = {"errorType": kind, "errorMessage": message}
         return Outcome(payload=json.dumps(body).encode(), error_type=kind)
+
+
+async def _body(request: web.BaseRequest) -> bytes:
+    """All of a body of any length, of which one byte more than is allowed is kept."""
+    body = bytearray()
+    async for part in request.content.iter_chunked(1 << 18):
+        body += part[: MAX_RESPONSE_BYTES + 1 - len(body)]
+    return bytes(body)
+
+
+def _how_it_ended(status: int) -> str:
+    """In AWS's words."""
+    if status == 0:
+        return "without providing a reason"
+    if status == -signal.SIGKILL:
+        return "with error: signal: killed"
+    if status < 0:
+        return f"with error: signal: {signal.strsignal(-status) or -status}".lower()
+    return f"with error: exit status {status}"
 
 
 def _error_type(body: bytes) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,9 +23,10 @@ _SPAWN_TIMEOUT_S = 10.0
 class Nursery:
     """I own the zygote process. When I close, it and every instance end."""
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket, on_end: Callable[[], None]) -> None:
         self._process = process
         self._channel = channel
+        self._on_end = on_end
         self._tokens = itertools.count(1)
         self._awaited: dict[int, asyncio.Future[int]] = {}
         self._on_exit: dict[int, Callable[[int], None]] = {}
@@ -32,7 +35,8 @@ class Nursery:
         self._loop.add_reader(channel, self._read)
 
     @classmethod
-    def start(cls) -> Nursery:
+    def start(cls, on_end: Callable[[], None]) -> Nursery:
+        """Start a zygote; ``on_end`` is told if it ends though nobody closed it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
@@ -42,7 +46,7 @@ class Nursery:
                 start_new_session=True,
             )
         ours.setblocking(False)
-        return cls(process, ours)
+        return cls(process, ours, on_end)
 
     async def spawn(
         self, environ: dict[str, str], root: str, data_limit_bytes: int, output: int, on_exit: Callable[[int], None]
@@ -85,6 +89,7 @@ class Nursery:
                 message = b""
             if not message:
                 self._loop.remove_reader(self._channel)
+                self._on_end()
                 return
             self._note(json.loads(message))
 
@@ -99,6 +104,9 @@ class Nursery:
         future = self._awaited.get(news["token"])
         if future is not None and not future.done():
             future.set_result(news["pid"])
+        else:  # too late: nobody would ever end it
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(news["pid"], signal.SIGKILL)
 
     async def close(self) -> None:
         """End the zygote, which ends its instances; kill it if it does not end by itself."""

@@ -75,19 +75,24 @@ def _prepare() -> None:
 def _report_exits(channel: socket.socket, children: set[int]) -> None:
     while children:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if pid == 0:
+        if ended is None:
             return
+        pid = ended.si_pid
+        with contextlib.suppress(ProcessLookupError):  # what it had started itself; its id is ours until we reap it
+            os.killpg(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
         children.discard(pid)
         channel.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
 
 
 def _spawn(channel: socket.socket, order: dict[str, Any], output: int) -> int:
+    zygote = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become_instance(order, output)
+        _become_instance(order, output, zygote)
     os.close(output)
     with contextlib.suppress(PermissionError, ProcessLookupError):
         os.setpgid(pid, pid)
@@ -95,11 +100,11 @@ def _spawn(channel: socket.socket, order: dict[str, Any], output: int) -> int:
     return pid
 
 
-def _become_instance(order: dict[str, Any], output: int) -> NoReturn:
+def _become_instance(order: dict[str, Any], output: int, zygote: int) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)
-        die_with_parent(os.getppid())
+        die_with_parent(zygote)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
@@ -107,7 +112,7 @@ def _become_instance(order: dict[str, Any], output: int) -> NoReturn:
             os.dup2(nothing.fileno(), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        os.closerange(3, 1 + max(int(number) for number in os.listdir("/proc/self/fd")))
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
