@@ -123,7 +123,7 @@ def status(watch: bool, name: str, as_json: bool) -> None:
     if record is None:
         fail(f"no cache {name!r} is up on this machine")
         return
-    rayapi.attach(record.ray_address)
+    rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)
     try:
         report = _report(name)
         if as_json:

@@ -63,7 +63,7 @@ def host(config: Config, *, address: str | None, state: StateDirectory, say: Say
         was_running = record is not None
         if record is None:
             record = _start_ray(config, address, state, say)
-        rayapi.attach(record.ray_address)
+        rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)
         try:
             if config.platform.kind == "local" and record.platform is None:
                 record = _start_platform(config, record, state, say)
@@ -87,7 +87,7 @@ def unhost(name: str, *, state: StateDirectory, say: Say) -> bool:
         if record.ray_head is None or record.ray_head.is_alive():
             say("ending shards")
             with contextlib.suppress(InfiniRayError):
-                rayapi.attach(record.ray_address)
+                rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)
                 try:
                     take_down(name, delete_functions=record.platform is None)
                 finally:
@@ -128,13 +128,15 @@ def _start_ray(config: Config, address: str | None, state: StateDirectory, say: 
     say("starting Ray")
     port = _free_port()
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    command += ["--port", str(port), "--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]
+    command += ["--port", str(port), "--include-dashboard", "false"]
     command += ["--disable-usage-stats"]
+    has_token = _has_token()
+    environ = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **({"RAY_AUTH_MODE": "token"} if has_token else {})}
     directory = _directory(state, config.name)
     with (directory / "ray.log").open("ab") as log:
         process = subprocess.Popen(
             command,
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+            env=environ,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -145,10 +147,23 @@ def _start_ray(config: Config, address: str | None, state: StateDirectory, say: 
         ray_address=f"127.0.0.1:{port}",
         created_s=time.time(),
         ray_head=ProcessMark.of(process.pid),
+        has_token_auth=has_token,
     )
     state.write(record)
     _await_ray(record, process, directory / "ray.log")
     return record
+
+
+def _has_token() -> bool:
+    """Have Ray make a token if this user has none: its ports are open to the network, and whoever gets in can run code.
+
+    False for a Ray that knows no tokens yet.
+    """
+    command = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_RAY_START_TIMEOUT_S, check=False
+    )
+    return done.returncode == 0
 
 
 def _await_ray(record: CacheRecord, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -236,7 +236,7 @@ def connect(name: str = "default", *, address: str | None = None) -> Cache:
     """
     on_close = None
     if not rayapi.is_connected():
-        rayapi.attach(_recorded_address(name, address))
+        _attach(name, address)
         on_close = rayapi.disconnect
     try:
         run(Client(name).connect())
@@ -247,10 +247,12 @@ def connect(name: str = "default", *, address: str | None = None) -> Cache:
         raise
 
 
-def _recorded_address(name: str, address: str | None) -> str:
+def _attach(name: str, address: str | None) -> None:
+    """Connect this process to the Ray that the cache is on."""
     address = address or os.environ.get("RAY_ADDRESS")
     if address is not None:
-        return address
+        rayapi.attach(address)
+        return
     record = StateDirectory().read(name)
     if record is None:
         detail = (
@@ -258,4 +260,4 @@ def _recorded_address(name: str, address: str | None) -> str:
             "or say where Ray is with address="
         )
         raise CacheUnavailable(detail=detail)
-    return record.ray_address
+    rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)

@@ -6,6 +6,8 @@ What Ray raises is turned into InfiniRay's errors here too: above this module no
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import logging
 import os
 from collections.abc import Callable
@@ -73,17 +75,29 @@ def start_local(num_cpus: int | None = None, object_store_bytes: int | None = No
     _init(address="local", include_dashboard=False, num_cpus=num_cpus, object_store_memory=object_store_bytes)
 
 
-def attach(address: str) -> None:
+def attach(address: str, *, has_token_auth: bool = False) -> None:
     """Connect to a running Ray.
+
+    Args:
+        has_token_auth: it wants to see the user's token, which Ray offers only where ``RAY_AUTH_MODE`` says so.
 
     Raises:
         CacheUnavailable: there is none.
     """
+    if has_token_auth:
+        _offer_token()
     try:
         _init(address=address)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         detail = f"no Ray can be reached at {address!r}: {error}"
         raise CacheUnavailable(detail=detail) from error
+
+
+def _offer_token() -> None:
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        with contextlib.suppress(ImportError, AttributeError):  # Ray read its settings when it was imported
+            importlib.import_module("ray._raylet").Config.initialize("")
 
 
 def _init(**options: Any) -> None:

@@ -70,6 +70,8 @@ class CacheRecord:
     created_s: float
     #: None: the cache lives on a Ray that was there before
     ray_head: ProcessMark | None = None
+    #: that Ray wants to see the user's token (https://docs.ray.io/en/latest/ray-security/token-auth.html)
+    has_token_auth: bool = False
     #: None: AWS
     platform_endpoint: str | None = None
     platform: ProcessMark | None = None

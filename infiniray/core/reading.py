@@ -72,6 +72,8 @@ class Read(Operation):
         self._replace()
 
     def on_timer(self, timing: Timing) -> None:
+        if timing is not Timing.DEADLINE and self._count(ChunkState.COMPLETE) >= self.facts.scheme.k:
+            return  # being decoded: a chunk that came now could overwrite one that is decoded already
         if timing is Timing.HEDGE:
             self.shard.counters.reads_hedged += 1
             for index in self._by_preference(ChunkState.UNASKED):

@@ -61,7 +61,7 @@ class FunctionInvoker:
             async with self._open().post(
                 URL(url, encoded=True),
                 data=payload,
-                headers=self._signed(url, payload),
+                headers=self._signed(function, url, payload),
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as answer:
                 body = await answer.read()
@@ -83,14 +83,18 @@ class FunctionInvoker:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:  # here, because it belongs to the running loop
             connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=300)
-            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+            self._session = aiohttp.ClientSession(
+                connector=connector, auto_decompress=False, headers={"Accept-Encoding": "identity"}
+            )
         return self._session
 
-    def _signed(self, url: str, payload: bytes) -> dict[str, str]:
+    def _signed(self, function: str, url: str, payload: bytes) -> dict[str, str]:
         request = AWSRequest(method="POST", url=url, data=payload, headers={"Content-Type": "application/json"})
         # asked for every time: they may be temporary, and botocore refreshes them
-        credentials = self._client._request_signer._credentials.get_frozen_credentials()
-        SigV4Auth(credentials, "lambda", self._client.meta.region_name).add_auth(request)
+        credentials = self._client._request_signer._credentials
+        if credentials is None:
+            raise _failed(function, "no AWS credentials were found")
+        SigV4Auth(credentials.get_frozen_credentials(), "lambda", self._client.meta.region_name).add_auth(request)
         return dict(request.headers.items())
 
     async def close(self) -> None:

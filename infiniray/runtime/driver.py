@@ -19,7 +19,7 @@ from infiniray.core import commands as cmd
 from infiniray.core import events as ev
 from infiniray.core.ids import LinkId, OpId, RequestId, SessionId, Timer
 from infiniray.core.shard import ShardState
-from infiniray.errors import InfiniRayError, SchemeError
+from infiniray.errors import CacheUnavailable, SchemeError
 from infiniray.runtime.buffers import BufferPool, ByteArray, OperationBuffers
 from infiniray.runtime.clock import Clock, Timers
 from infiniray.runtime.link import NodeLink
@@ -115,7 +115,10 @@ class ShardDriver:
         return self._sessions.address
 
     async def close(self) -> None:
-        """Close port and connections and end what is going on; waits for functions to return, within a deadline."""
+        """Close port and connections and end what is going on; waits for functions to return, within a deadline.
+
+        Calls that wait, and those that come later, raise CacheUnavailable.
+        """
         if self._is_closed:
             return
         self._is_closed = True
@@ -128,7 +131,8 @@ class ShardDriver:
         await asyncio.gather(*self._coding, return_exceptions=True)
         self._timers.clear()
         for future in self._waiting.values():
-            future.cancel()
+            if not future.done():
+                future.set_exception(CacheUnavailable(detail="the shard closes"))
         self._buffers.clear()
 
     # ------------------------------------------------------------ what clients ask
@@ -145,7 +149,7 @@ class ShardDriver:
         Raises:
             ValueTooLarge, PoolFull, WriteFailed, Overloaded, DeadlineExceeded: nothing of it is kept.
         """
-        op = OpId(next(self._op_ids))
+        op = self._new_op()
         self._buffers[op] = OperationBuffers(self.pool, data)
         size_bytes = memoryview(data).nbytes
         deadline_s = self._clock.now_s() + timeout_s
@@ -163,7 +167,7 @@ class ShardDriver:
             KeyNotFound, ObjectLost: a miss.
             Overloaded, DeadlineExceeded: try again.
         """
-        op = OpId(next(self._op_ids))
+        op = self._new_op()
         buffers = self._buffers[op] = OperationBuffers(self.pool)
         done = await self._run(op, ev.GetRequested(op=op, key=key, deadline_s=self._clock.now_s() + timeout_s))
         assert done.facts is not None
@@ -173,12 +177,12 @@ class ShardDriver:
 
     async def delete(self, key: str) -> bool:
         """Whether there was something."""
-        op = OpId(next(self._op_ids))
+        op = self._new_op()
         return (await self._run(op, ev.DeleteRequested(op=op, key=key))).found
 
     async def touch(self, key: str, expires_s: float | None) -> bool:
         """Set the expiry; whether there was something."""
-        op = OpId(next(self._op_ids))
+        op = self._new_op()
         return (await self._run(op, ev.TouchRequested(op=op, key=key, expires_s=expires_s))).found
 
     def now_s(self) -> float:
@@ -201,6 +205,11 @@ class ShardDriver:
                 if self.counters[outcome.value]
             },
         }
+
+    def _new_op(self) -> OpId:
+        if self._is_closed:  # nobody would ever answer
+            raise CacheUnavailable(detail="the shard is closed")
+        return OpId(next(self._op_ids))
 
     async def _run(self, op: OpId, event: ev.Event) -> cmd.Complete:
         future: asyncio.Future[cmd.Complete] = self._loop.create_future()
@@ -244,8 +253,8 @@ class ShardDriver:
             cmd.CancelFetch: lambda c: self._on_link(c.link, lambda link: link.cancel_fetch(c.request)),
             cmd.DeleteChunks: self._delete_chunks,
             cmd.CloseLink: lambda c: self._on_link(c.link, lambda link: link.close("no longer needed")),
-            cmd.Encode: lambda c: self._code(c.op, self._encode(c), ev.Encoded(op=c.op)),
-            cmd.Decode: lambda c: self._code(c.op, self._decode(c), ev.Decoded(op=c.op)),
+            cmd.Encode: lambda c: self._code(c.op, self._encode(c, self._buffers[c.op]), ev.Encoded(op=c.op)),
+            cmd.Decode: lambda c: self._code(c.op, self._decode(c, self._buffers[c.op]), ev.Decoded(op=c.op)),
             cmd.Complete: self._complete,
             cmd.Fail: self._fail,
             cmd.ShareBuffers: self._share_buffers,
@@ -290,8 +299,8 @@ class ShardDriver:
         async def run() -> None:
             try:
                 await work
-            except (InfiniRayError, MemoryError) as error:
-                self.feed(ev.CodecFailed(op=op, detail=str(error)))
+            except Exception as error:  # whatever it was: the operation waits for an answer
+                self.feed(ev.CodecFailed(op=op, detail=str(error) or type(error).__name__))
             else:
                 self.feed(done)
 
@@ -299,13 +308,12 @@ class ShardDriver:
         self._coding.add(task)
         task.add_done_callback(self._coding.discard)
 
-    async def _encode(self, command: cmd.Encode) -> None:
-        buffers = self._buffers[command.op]
+    async def _encode(self, command: cmd.Encode, buffers: OperationBuffers) -> None:
         parity = await self._coder.encode(command.facts.scheme, buffers.object(command.facts))
         buffers.set_parity(command.facts, parity)
 
-    async def _decode(self, command: cmd.Decode) -> None:
-        facts, buffers = command.facts, self._buffers[command.op]
+    async def _decode(self, command: cmd.Decode, buffers: OperationBuffers) -> None:
+        facts = command.facts
         if facts.scheme.kind is SchemeKind.MIRROR:  # a replica is the object; its checksum was compared when it came
             buffers.object(facts)[:] = buffers.chunk(facts, command.have[0])
             return

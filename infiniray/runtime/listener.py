@@ -92,6 +92,9 @@ class Listener:
             connection.setblocking(False)
             _tune(connection)
             greeting = await asyncio.wait_for(self._shake_hands(connection), HANDSHAKE_TIMEOUT_S)
+        except asyncio.CancelledError:
+            connection.close()  # or the node waits for its WELCOME while the shard is closing
+            raise
         except ProtocolError as error:
             self.refused[str(error) if str(error) in ("unknown node", "wrong proof") else "not a frame"] += 1
         except asyncio.TimeoutError:

@@ -71,6 +71,8 @@ class Sessions:
             outcome, detail, retry_after_s = InvokeOutcome.THROTTLED, str(error), error.retry_after_s
         except PlatformError as error:
             outcome, detail = InvokeOutcome.UNREACHABLE, str(error)
+        except Exception as error:  # no credentials, say: an invocation without an end would block its node for ever
+            outcome, detail = InvokeOutcome.UNREACHABLE, f"{type(error).__name__}: {error}"
         self._report(
             InvokeReturned(
                 node=command.node, session=command.session, outcome=outcome, detail=detail, retry_after_s=retry_after_s

@@ -100,8 +100,8 @@ class PlatformAdmin:
         return int(self._call("POST", "hang", {"function": function})["hung"])
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start: invocations, started, frozen, thawed, reclaimed, throttled, ...; instances by
-        state."""
+        """Counters since the start (invocations, cold_starts, started, frozen, thawed, reclaimed, ended, throttled,
+        failed, function_errors, out_of_memory; alive is now), instances by state, and ``bill_usd``."""
         stats: dict[str, Any] = self._call("GET", "stats")
         return stats
 

@@ -9,23 +9,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
 from infiniray.faas.local.functions import name_of
-from infiniray.faas.local.instances import Outcome
 from infiniray.faas.local.platform import Platform
-from infiniray.faas.local.refusals import Refusal, invalid, too_large, too_many
+from infiniray.faas.local.refusals import Refusal, invalid, service_error, too_large, too_many
 
 __all__ = ["PLATFORM", "add_function_api", "refusals"]
 
+_log = logging.getLogger(__name__)
 PLATFORM = web.AppKey("platform", Platform)
-_EVENTS = web.AppKey("events", set[asyncio.Task[Any]])
+_EVENTS = web.AppKey("events", set[asyncio.Task[None]])
 _SYNC_BYTES = 6 << 20
 _EVENT_BYTES = 1 << 20
 _MAX_QUEUED_EVENTS = 1000
+#: AWS keeps an event for up to six hours; here something is wrong much sooner.
+_EVENT_AGE_S = 60.0
 _V1 = "/2015-03-31/functions"
 
 
@@ -61,9 +65,22 @@ async def refusals(
             raise Refusal(403, "MissingAuthenticationTokenException", "Missing Authentication Token")
         return await handler(request)
     except Refusal as refusal:
-        return web.Response(
-            status=refusal.status, body=refusal.body(), headers=refusal.headers(), content_type="application/json"
-        )
+        return _refuse(refusal)
+    except web.HTTPNotFound:
+        return _refuse(Refusal(404, "UnknownOperationException", "There is no such operation here"))
+    except web.HTTPRequestEntityTooLarge:
+        return _refuse(too_large("Request is too large"))
+    except web.HTTPException:
+        raise
+    except Exception:
+        _log.exception("%s %s", request.method, request.path)
+        return _refuse(service_error())
+
+
+def _refuse(refusal: Refusal) -> web.Response:
+    return web.Response(
+        status=refusal.status, body=refusal.body(), headers=refusal.headers(), content_type="application/json"
+    )
 
 
 # ---------------------------------------------------------------- data plane
@@ -71,14 +88,14 @@ async def refusals(
 
 async def invoke(request: web.Request) -> web.Response:
     platform = request.app[PLATFORM]
-    function = platform.registry.get(name_of(request.match_info["name"]))
+    function = platform.registry.get(_name(request))
     kind = request.headers.get("X-Amz-Invocation-Type", "RequestResponse")
     payload = await request.read() or b"{}"
     _check_payload(payload, _EVENT_BYTES if kind == "Event" else _SYNC_BYTES)
     if kind == "DryRun":
         return web.Response(status=204)
     if kind == "Event":
-        _queue_event(request, platform.invoke(function, payload))
+        _queue_event(request, function.name, payload)
         return web.Response(status=202)
     if kind != "RequestResponse":
         raise invalid(f"Value '{kind}' at 'invocationType' failed to satisfy constraint")
@@ -101,15 +118,28 @@ def _check_payload(payload: bytes, limit_bytes: int) -> None:
         raise Refusal(400, "InvalidRequestContentException", message) from None
 
 
-def _queue_event(request: web.Request, invocation: Any) -> None:
+def _queue_event(request: web.Request, name: str, payload: bytes) -> None:
     events = request.app[_EVENTS]
     if len(events) >= _MAX_QUEUED_EVENTS:
-        invocation.close()
         raise too_many("ConcurrentInvocationLimitExceeded", 1)
-    task: asyncio.Task[Outcome] = asyncio.get_running_loop().create_task(invocation)
+    task = asyncio.get_running_loop().create_task(_run_event(request.app[PLATFORM], name, payload))
     events.add(task)
     task.add_done_callback(events.discard)
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for how it ended
+
+
+async def _run_event(platform: Platform, name: str, payload: bytes) -> None:
+    """Nobody waits for how it ends. Tried again while the platform refuses, as on AWS; not when the function fails."""
+    deadline_s = time.monotonic() + _EVENT_AGE_S
+    pause_s = 0.05
+    while time.monotonic() < deadline_s:
+        try:
+            await platform.invoke(platform.registry.get(name), payload)
+            return
+        except Refusal as refusal:
+            if refusal.status not in (429, 500):
+                return
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, 5.0)
 
 
 async def _drop_events(app: web.Application) -> None:
@@ -121,7 +151,7 @@ async def _drop_events(app: web.Application) -> None:
 
 
 def _name(request: web.Request) -> str:
-    return name_of(request.match_info["name"])
+    return name_of(request.match_info["name"], request.query.get("Qualifier"))
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -6,11 +6,14 @@ import base64
 import binascii
 import hashlib
 import io
+import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,22 @@ __all__ = ["ACCOUNT", "Function", "FunctionRegistry", "name_of"]
 
 #: The account that everything here belongs to: AWS's own example number.
 ACCOUNT = "123456789012"
-_NAME = re.compile(r"(?:arn:aws:lambda:[a-z0-9-]+:\d{12}:function:)?([a-zA-Z0-9_-]{1,140})(?::([$a-zA-Z0-9_-]+))?")
-_RUNTIME = re.compile(r"python3\.\d+|provided\.al2(023)?")
-#: Set by the platform: a function may not set them (AWS: reserved environment variables).
-_RESERVED = {"_HANDLER", "AWS_LAMBDA_RUNTIME_API", "LAMBDA_TASK_ROOT", "AWS_LAMBDA_FUNCTION_NAME", "AWS_REGION"}
+#: A name, or the end of an ARN ("partial ARN"), or all of it; then perhaps a qualifier.
+_NAME = re.compile(r"(?:(?:arn:aws:lambda:[a-z0-9-]+:)?\d{12}:function:)?([a-zA-Z0-9_-]{1,140})(?::([$a-zA-Z0-9_-]+))?")
+_RUNTIME = re.compile(r"python3\.\d+")
+_ROLE = re.compile(r"arn:aws[a-zA-Z-]*:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+")
+_ARCHITECTURES = (["x86_64"], ["arm64"])
+_ENVIRONMENT_BYTES = 4096
+_UNZIPPED_BYTES = 262_144_000
+#: Set by the platform: a function may not set them.
+#: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
+_RESERVED = {
+    "_HANDLER", "_X_AMZN_TRACE_ID", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION",
+    "AWS_LAMBDA_INITIALIZATION_TYPE", "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+    "AWS_LAMBDA_RUNTIME_API", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +95,7 @@ class Function:
         }
 
 
-def name_of(text: str) -> str:
+def name_of(text: str, qualifier: str | None = None) -> str:
     """The function's name in a name, a name with a qualifier, or an ARN.
 
     Raises:
@@ -89,7 +104,7 @@ def name_of(text: str) -> str:
     match = _NAME.fullmatch(text)
     if match is None:
         raise invalid(f"1 validation error detected: Value '{text}' at 'functionName' is not a function name or ARN")
-    if match[2] not in (None, "$LATEST"):
+    if match[2] not in (None, "$LATEST") or qualifier not in (None, "$LATEST"):
         raise not_found(f"Function not found: {text}")
     return match[1]
 
@@ -167,11 +182,25 @@ class FunctionRegistry:
         except (binascii.Error, zipfile.BadZipFile, ValueError):
             raise invalid("Could not unzip uploaded file. Please check your file, then try to upload again.") from None
         digest = hashlib.sha256(data).digest()
+        if sum(entry.file_size for entry in archive.infolist()) > _UNZIPPED_BYTES:
+            raise invalid(f"Unzipped size must be smaller than {_UNZIPPED_BYTES} bytes")
         root = self._directory / name / digest.hex()[:16]
         if not root.exists():
-            root.mkdir(parents=True)
-            archive.extractall(root)
+            _extract(archive, root)
         return root, base64.b64encode(digest).decode(), len(data)
+
+
+def _extract(archive: zipfile.ZipFile, root: Path) -> None:
+    """All of it, or nothing."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent) as half:
+        try:
+            archive.extractall(half)
+        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
+            raise invalid(f"Could not unzip uploaded file: {error}") from None
+        os.chmod(half, 0o755)
+        os.rename(half, root)
+        os.mkdir(half)  # the one that is removed
 
 
 def _settings(request: dict[str, Any]) -> dict[str, Any]:
@@ -180,9 +209,11 @@ def _settings(request: dict[str, Any]) -> dict[str, Any]:
     for member, attribute, low, high in (("MemorySize", "memory_mb", 128, 10_240), ("Timeout", "timeout_s", 1, 900)):
         if request.get(member) is not None:
             value = request[member]
-            if not isinstance(value, int) or not low <= value <= high:
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise invalid(f"'{member}' value failed to satisfy constraint: {value} is not in {low} to {high}")
             settings[attribute] = value
+    if request.get("Role") and not _ROLE.fullmatch(str(request["Role"])):
+        raise invalid(f"Value {request['Role']} at 'role' failed to satisfy constraint: it must be the ARN of a role")
     if request.get("Runtime") and not _RUNTIME.fullmatch(str(request["Runtime"])):
         raise invalid(f"Value {request['Runtime']} at 'runtime' failed to satisfy constraint: Python runtimes only")
     if request.get("Handler") and "." not in str(request["Handler"]):
@@ -195,7 +226,16 @@ def _settings(request: dict[str, Any]) -> dict[str, Any]:
                 f"Lambda was unable to configure your environment variables because reserved keys are used: {taken}"
             )
         settings["environment"] = {str(name): str(value) for name, value in variables.items()}
+        if sum(len(name.encode()) + len(value.encode()) for name, value in settings["environment"].items()) > (
+            _ENVIRONMENT_BYTES
+        ):
+            raise invalid(
+                "Lambda was unable to configure your environment variables because the environment variables you have "
+                f"provided exceeded the {_ENVIRONMENT_BYTES} byte limit"
+            )
     if request.get("Architectures"):
+        if request["Architectures"] not in _ARCHITECTURES:
+            raise invalid(f"Value {request['Architectures']} at 'architectures' failed to satisfy constraint")
         settings["architectures"] = tuple(request["Architectures"])
     if request.get("Description") is not None:
         settings["description"] = str(request["Description"])

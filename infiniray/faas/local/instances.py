@@ -112,6 +112,8 @@ class Instance:
             self.pid = await nursery.spawn(self._environ(), root, data_limit_bytes, theirs, self._exited)
         finally:
             os.close(theirs)
+        if self.state is InstanceState.IDLE:  # it asked before we knew whom to freeze
+            self._signal(signal.SIGSTOP)
 
     async def init_ended(self, timeout_s: float) -> bool:
         """Wait for the end of INIT: its first `next`, an error or its end. False if that takes longer."""

@@ -65,6 +65,8 @@ class LocalPlatform:
         command = [sys.executable, "-m", "infiniray.faas.local", str(root)]
         command += ["--settings", (settings or LocalPlatformSettings()).model_dump_json()]
         command += ["--ready-fd", str(ready_write)]
+        if scratch is not None:
+            command.append("--scratch")
         inherited = [ready_write]
         if owner_read is not None:
             command += ["--owner-fd", str(owner_read)]

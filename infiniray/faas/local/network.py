@@ -33,7 +33,6 @@ _SO_MAX_PACING_RATE = 47
 _SO_COOKIE = 57
 _SO_ATTACH_FILTER = 26
 _SO_DETACH_FILTER = 27
-_SYS_PIDFD_OPEN = 434
 _SYS_PIDFD_GETFD = 438
 _UNPACED = 0xFFFF_FFFF
 #: Between two looks at a running instance: 25 MB at the burst rate.
@@ -210,8 +209,11 @@ def _bytes_acked(connection: socket.socket) -> int:
 
 def _sockets(instance: Instance) -> Iterator[socket.socket]:
     """The instance's connected TCP sockets, as duplicates that the caller closes."""
-    pidfd = _libc.syscall(_SYS_PIDFD_OPEN, instance.pid, 0) if instance.pid else -1
-    if pidfd < 0:
+    if not instance.pid:
+        return
+    try:
+        pidfd = os.pidfd_open(instance.pid)
+    except ProcessLookupError:
         return
     try:
         for number in _socket_numbers(instance.pid):

@@ -23,7 +23,13 @@ __all__ = ["Faults", "Platform"]
 
 #: Processes forked at the same time: more only queue for the processors.
 _FORKS_AT_ONCE = 8
+#: How long an INIT may hold one of these places: it may well wait for something else than a processor.
+_FORK_PLACE_S = 0.5
 _END_TIMEOUT_S = 5.0
+_COUNTERS = (
+    "invocations", "cold_starts", "throttled", "failed", "function_errors", "out_of_memory",
+    "started", "frozen", "thawed", "reclaimed", "ended", "alive",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -47,15 +53,17 @@ class _Fleet:
 class Platform:
     """I run functions. I promise one invocation at a time to an instance, and a new instance when all are busy."""
 
-    def __init__(self, settings: LocalPlatformSettings, directory: Path) -> None:
+    def __init__(
+        self, settings: LocalPlatformSettings, directory: Path, on_broken: Callable[[], None] = lambda: None
+    ) -> None:
         self.settings = settings
         self.registry = FunctionRegistry(directory / "code")
         self.meter = Meter(directory / "bill.jsonl", settings)
         self.network = Network(settings.bandwidth)
         self.faults = Faults()
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
         self.random = random.Random(settings.seed)
-        self._nursery = Nursery.start()
+        self._nursery = Nursery.start(on_broken)
         self._forking = asyncio.Semaphore(_FORKS_AT_ONCE)
         self._fleets: dict[str, _Fleet] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -69,6 +77,8 @@ class Platform:
         Raises:
             Refusal: throttled, or a service error.
         """
+        if self._is_closed:
+            raise service_error()
         self._meet_faults()
         fleet = self._fleets.setdefault(function.name, _Fleet())
         self._admit(function, fleet)
@@ -78,6 +88,7 @@ class Platform:
             instance = self._pick(function, fleet)
             init_s = 0.0
             if instance is None:
+                self.counters["cold_starts"] += 1
                 instance = await self._start(function, fleet)
                 init_s = instance.init_s
             outcome = instance.init_failure or await instance.run(payload)
@@ -116,10 +127,8 @@ class Platform:
         raise too_many(reason)
 
     def _pick(self, function: Function, fleet: _Fleet) -> Instance | None:
-        """An idle instance of the function as it is now. It is taken: no other invocation gets it."""
-        idle = [
-            i for i in fleet.instances if i.state is InstanceState.IDLE and i.function.revision == function.revision
-        ]
+        """A free instance of the function as it is now."""
+        idle = [i for i in fleet.instances if i.is_free and i.function.revision == function.revision]
         if not idle:
             return None
         match self.settings.selection:
@@ -131,6 +140,7 @@ class Platform:
                 return max(idle, key=lambda i: i.used_s)
 
     async def _start(self, function: Function, fleet: _Fleet) -> Instance:
+        """A new instance, after its INIT: taken, or with its :attr:`Instance.init_failure`."""
         if self.counters["alive"] >= self.settings.max_instances:
             self._throttle("ConcurrentInvocationLimitExceeded")
         instance = Instance(function, self._changed)
@@ -139,11 +149,13 @@ class Platform:
         self.counters["started"] += 1
         try:
             async with self._forking:
-                await instance.start(self._nursery, self.settings.init_timeout_s)
+                await instance.fork(self._nursery)
+                await instance.init_ended(_FORK_PLACE_S)
         except (OSError, asyncio.TimeoutError) as error:
             instance.state = InstanceState.GONE
             self._changed(instance)
             raise Refusal(500, "ServiceException", f"no instance could be started: {error}") from None
+        await instance.init(self.settings.init_timeout_s)
         return instance
 
     def _changed(self, instance: Instance) -> None:
@@ -152,7 +164,7 @@ class Platform:
             case InstanceState.IDLE:
                 self.counters["frozen"] += 1
                 self.network.rest(instance)
-                if instance.function.revision != self._revision(instance.function.name):
+                if not instance.is_taken and instance.function.revision != self._revision(instance.function.name):
                     instance.kill("outdated")
             case InstanceState.BUSY:
                 self.counters["thawed"] += 1
@@ -171,7 +183,7 @@ class Platform:
         self.network.forget(instance)
         self.counters["alive"] -= 1
         self.counters["ended"] += 1
-        if instance.kill_reason in ("reclaimed", "idle", "lifetime"):
+        if instance.kill_reason in ("reclaimed", "stale"):
             self.counters["reclaimed"] += 1
         task = asyncio.get_running_loop().create_task(instance.close())
         self._ending.add(task)
@@ -194,14 +206,14 @@ class Platform:
 
     def some_instances(self, n: int, accept: Callable[[Instance], bool] = lambda _: True) -> list[Instance]:
         """``n`` of the living that ``accept`` takes, at random (seeded)."""
-        alive = [i for i in self.instances if i.state is not InstanceState.GONE and not i.kill_reason and accept(i)]
+        alive = [i for i in self.instances if i.pid and not i.kill_reason and accept(i)]
         return self.random.sample(alive, min(n, len(alive)))
 
     def retire(self, name: str) -> None:
         """The function changed, or went: its idle instances serve no more."""
         revision = self._revision(name)
         for instance in list(self._fleets.get(name, _Fleet()).instances):
-            if instance.state is InstanceState.IDLE and instance.function.revision != revision:
+            if instance.is_free and instance.function.revision != revision:
                 instance.kill("outdated")
 
     def stats(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import csv
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from infiniray.errors import ConfigError
@@ -33,7 +34,7 @@ async def watch_memory(platform: Platform) -> None:
     """Kill instances that outgrow their function's memory size. Frozen ones cannot grow."""
     while True:
         for instance in platform.instances:
-            if instance.state is InstanceState.BUSY:
+            if instance.state in (InstanceState.INIT, InstanceState.BUSY):
                 limit_bytes = instance.function.memory_mb << 20
                 if resident_bytes(instance.pid) > limit_bytes:
                     platform.counters["out_of_memory"] += 1
@@ -41,29 +42,29 @@ async def watch_memory(platform: Platform) -> None:
         await asyncio.sleep(_MEMORY_TICK_S)
 
 
-async def run_reclaims(platform: Platform) -> None:
-    """Reclaim by idle time, age, a Poisson process and a time line, as the settings say."""
+async def run_reclaims(platform: Platform, timeline: list[tuple[float, int]]) -> None:
+    """Reclaim idle instances by idle time, age, a Poisson process and a time line, as the settings say.
+
+    Args:
+        timeline: (minute, instances to reclaim) in order of time.
+    """
     settings = platform.settings
-    timeline = read_timeline(settings.reclaim_timeline) if settings.reclaim_timeline else []
+    timeline = list(timeline)
     started_s = last_s = time.monotonic()
     while True:
         await asyncio.sleep(_RECLAIM_TICK_S)
         now_s = time.monotonic()
-        _reclaim(platform, [i for i in _idle(platform) if _is_stale(platform, i, now_s)], "idle")
+        _reclaim(platform, [i for i in platform.instances if i.is_free and _is_stale(platform, i, now_s)], "stale")
         n_random = _poisson(platform.random.random, settings.reclaims_per_minute * (now_s - last_s) / 60)
         while timeline and timeline[0][0] * 60 <= now_s - started_s:
             n_random += timeline.pop(0)[1]
-        _reclaim(platform, platform.some_instances(n_random), "reclaimed")
+        _reclaim(platform, platform.some_instances(n_random, lambda i: i.is_free), "reclaimed")
         last_s = now_s
 
 
 def _reclaim(platform: Platform, instances: list[Instance], reason: str) -> None:
     if instances:
         platform.reclaim(instances, is_silent=platform.settings.silent_reclaims, reason=reason)
-
-
-def _idle(platform: Platform) -> list[Instance]:
-    return [i for i in platform.instances if i.state is InstanceState.IDLE and not i.kill_reason]
 
 
 def _is_stale(platform: Platform, instance: Instance, now_s: float) -> bool:
@@ -73,13 +74,13 @@ def _is_stale(platform: Platform, instance: Instance, now_s: float) -> bool:
     )
 
 
-def _poisson(uniform: object, mean: float) -> int:
+def _poisson(uniform: Callable[[], float], mean: float) -> int:
     """A Poisson variate by multiplication of uniforms (Knuth); means here are small."""
     if mean <= 0:
         return 0
     limit, product, count = math.exp(-min(mean, 500)), 1.0, -1
     while product > limit:
-        product *= uniform()  # type: ignore[operator]
+        product *= uniform()
         count += 1
     return max(count, 0)
 

@@ -42,26 +42,26 @@ def serve(channel: socket.socket, parent: int) -> None:
     """Fork on request until the other end closes; then end every instance."""
     die_with_parent(parent)
     _prepare()
-    wake_read, wake_write = os.pipe()
-    for end in (wake_read, wake_write):
-        os.set_blocking(end, False)
-    signal.set_wakeup_fd(wake_write)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    children: set[int] = set()
+    children: dict[int, int] = {}  # {pidfd: pid}; a SIGCHLD would come with every freeze and thaw, too
+    events = select.poll()
+    events.register(channel.fileno(), select.POLLIN)
     try:
         while True:
-            readable, _, _ = select.select([channel.fileno(), wake_read], [], [])
-            if wake_read in readable:
-                os.read(wake_read, 4096)
-                _report_exits(channel, children)
-            if channel.fileno() in readable:
+            for number, _ in events.poll():
+                if number in children:
+                    events.unregister(number)
+                    _report_exit(channel, children.pop(number), number)
+                    continue
                 message, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 1)
                 if not message:
                     return
-                children.add(_spawn(channel, json.loads(message), descriptors[0]))
+                pid = _spawn(channel, json.loads(message), descriptors[0])
+                pidfd = os.pidfd_open(pid)
+                children[pidfd] = pid
+                events.register(pidfd, select.POLLIN)
     finally:
-        for pid in children:
+        for pid in children.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
 
@@ -72,20 +72,12 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def _report_exits(channel: socket.socket, children: set[int]) -> None:
-    while children:
-        try:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return
-        if ended is None:
-            return
-        pid = ended.si_pid
-        with contextlib.suppress(ProcessLookupError):  # what it had started itself; its id is ours until we reap it
-            os.killpg(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        children.discard(pid)
-        channel.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
+def _report_exit(channel: socket.socket, pid: int, pidfd: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # what it had started itself; its id is ours until we reap it
+        os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    os.close(pidfd)
+    channel.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
 
 
 def _spawn(channel: socket.socket, order: dict[str, Any], output: int) -> int:
@@ -105,9 +97,7 @@ def _become_instance(order: dict[str, Any], output: int, zygote: int) -> NoRetur
     try:
         os.setpgid(0, 0)
         die_with_parent(zygote)
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         os.dup2(output, 1)

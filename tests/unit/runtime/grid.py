@@ -18,15 +18,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from node_peer import DEADLINE_S, SECRET
+from node_peer import DEADLINE_S, SECRET, until
 from script import Answer, GatedCoder
 
 from infiniray.codec.schemes import SchemePolicy
+from infiniray.core.events import TimerFired
 from infiniray.core.ids import NodeId
 from infiniray.core.policy import Policy
+from infiniray.core.reading import ChunkState, Read
 from infiniray.core.shard import ShardState
 from infiniray.core.table import ObjectRecord
-from infiniray.errors import InfiniRayError
 from infiniray.runtime.driver import ShardDriver
 from lambda_agent.instance import Channel, Instance
 from lambda_agent.invocation import Invocation
@@ -49,12 +50,9 @@ class GridSession(Session):
         return super()._take_in(channel)
 
     def _give_out(self, channel: Channel) -> bool:
-        if channel.chunks and not channel.link.sending:
-            if self._node.segments_left == 0:
-                self._node.cut_or_stop(channel)
-                return False
-            self._node.segments_left -= 1
-            self._node.n_segments += 1
+        if channel.chunks and not channel.link.sending and not self._node.may_send(channel):
+            self._node.wait_at_gate()
+            return True  # what came in meanwhile is looked at first
         return super()._give_out(channel)
 
 
@@ -67,12 +65,12 @@ class GridNode:
         self.errors: list[Exception] = []  # raised by the platform, one an invocation
         self.n_invocations = 0
         self.n_segments = 0  # of chunks, sent to the shard
-        self.segments_left = -1  # until it stops; below 0: it does not
-        self.is_cut_off = False  # whether it loses its connection where it would stop
         self.is_broken = False
         self.stopped = threading.Event()  # a session waits at the gate, or was cut off
         self._gate = threading.Event()
         self._gate.set()
+        self._segments_left = -1  # until it stops; below 0: it does not
+        self._is_cut_off = False  # whether it loses its connection where it would stop
         self._limit_bytes = limit_bytes
         self._busy: set[str] = set()
         self._lock = threading.Lock()
@@ -85,11 +83,13 @@ class GridNode:
 
     def stop_after(self, n_segments: int, *, is_cut_off: bool = False) -> None:
         """Freeze, or cut the connection, when so many more segments of chunks are sent."""
-        self.segments_left, self.is_cut_off = n_segments, is_cut_off
+        with self._lock:
+            self._segments_left, self._is_cut_off = n_segments, is_cut_off
 
     def resume(self) -> None:
-        self.segments_left, self.is_cut_off = -1, False
-        self._gate.set()
+        with self._lock:
+            self._segments_left, self._is_cut_off = -1, False
+            self._gate.set()
 
     def break_(self) -> None:
         """Every session fails from now on, those that run included."""
@@ -143,12 +143,19 @@ class GridNode:
             self.stopped.set()
             assert self._gate.wait(DEADLINE_S)
 
-    def cut_or_stop(self, channel: Channel) -> None:
-        if self.is_cut_off:
-            _shut(channel)
-            self.stopped.set()
-        else:
-            self._gate.clear()
+    def may_send(self, channel: Channel) -> bool:
+        """Whether one more segment may go; if not, this is where the node stops or loses its connection."""
+        with self._lock:
+            if self._segments_left:
+                self._segments_left -= 1
+                self.n_segments += 1
+                return True
+            if self._is_cut_off:
+                _shut(channel)
+                self.stopped.set()
+            else:
+                self._gate.clear()
+            return False
 
     def close(self) -> None:
         self.resume()
@@ -208,6 +215,7 @@ class Grid:
         n_nodes: int = 14,
         node_bytes: int = 256 << 20,
         linger_s: float = 0.02,
+        hedge_delay_s: float = 5.0,  # not by chance: a test that wants hedging says so
         **policy: Any,
     ) -> None:
         self.nodes = {f"n{i}": GridNode(f"n{i}", node_bytes) for i in range(n_nodes)}
@@ -217,7 +225,7 @@ class Grid:
             shard="shard-0",
             epoch=7,
             nodes={NodeId(name): node_bytes for name in self.nodes},
-            policy=Policy(schemes=SchemePolicy.of([(None, scheme)]), **policy),
+            policy=Policy(schemes=SchemePolicy.of([(None, scheme)]), hedge_delay_s=hedge_delay_s, **policy),
         )
         self.driver = ShardDriver(self.state, self.platform, self.coder, SECRET, linger_s=linger_s)
 
@@ -243,6 +251,21 @@ class Grid:
         assert facts.size_bytes == data.nbytes
         return data
 
+    async def read_after_losses(self, key: str, n_lost: int) -> np.ndarray:
+        """A read that ends no sooner than it has found out about ``n_lost`` chunks of the lowest indices."""
+        survivors = self.holders(key, range(n_lost, self.record(key).facts.scheme.n))
+        for node in survivors:
+            node.hang()
+        read = asyncio.ensure_future(self.get(key))
+        await asyncio.sleep(0)
+        (operation,) = self.state.operations.values()
+        assert isinstance(operation, Read)
+        self.driver.feed(TimerFired(timer=("hedge", operation.id)))  # ask for all that are not asked for yet
+        await until(lambda: operation.states.count(ChunkState.MISSING) == n_lost)
+        for node in survivors:
+            node.resume()
+        return await asyncio.wait_for(read, DEADLINE_S)
+
     # ------------------------------------------------------------ where things are
 
     def record(self, key: str) -> ObjectRecord:
@@ -261,14 +284,7 @@ class Grid:
 
     async def settled(self) -> None:
         """Until nothing is going on any more, repairs included."""
-        await self.until(lambda: not self.state.operations)
-
-    async def until(self, is_true: Any) -> None:
-        """What threads do brings no event to wait for."""
-        deadline_s = time.monotonic() + DEADLINE_S
-        while not is_true():
-            assert time.monotonic() < deadline_s, "never came true"
-            await asyncio.sleep(0.001)
+        await until(lambda: not self.state.operations)
 
     async def stops(self, node: GridNode) -> None:
         assert await asyncio.get_running_loop().run_in_executor(None, node.stopped.wait, DEADLINE_S)
@@ -276,11 +292,3 @@ class Grid:
 
 def random_bytes(n_bytes: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, n_bytes]).integers(0, 256, n_bytes, np.uint8)
-
-
-async def outcome(work: Any) -> Exception | None:
-    try:
-        await work
-    except InfiniRayError as error:
-        return error
-    return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 import zlib
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,6 +25,14 @@ T = TypeVar("T")
 async def soon(work: Awaitable[T]) -> T:
     """Every wait of a test has this deadline."""
     return await asyncio.wait_for(work, DEADLINE_S)
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    """For what brings no event to wait for."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not is_true():
+        assert time.monotonic() < deadline_s, "never came true"
+        await asyncio.sleep(0.001)
 
 
 @dataclass
@@ -59,7 +68,11 @@ class NodePeer:
         connection.setblocking(False)
         if receive_buffer_bytes:  # before connecting, or the window is larger already
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-        await soon(asyncio.get_running_loop().sock_connect(connection, (host, int(port))))
+        try:
+            await soon(asyncio.get_running_loop().sock_connect(connection, (host, int(port))))
+        except OSError:
+            connection.close()
+            raise
         return cls(connection, node)
 
     def close(self) -> None:
@@ -142,7 +155,7 @@ class NodePeer:
         return Got(frame.kind, frame.request, frame.epoch, frame.meta, bytes(frame.body))
 
 
-def describe(facts: ObjectFacts, index: int, body: bytes, **changes: Any) -> ChunkInfo:
+def describe(facts: ObjectFacts, index: int, body: bytes, /, **changes: Any) -> ChunkInfo:
     """What a node says of a chunk that it holds, but for ``changes``."""
     info = ChunkInfo(
         facts.key, facts.version, index, 1, str(facts.scheme), facts.size_bytes, len(body), zlib.crc32(body),

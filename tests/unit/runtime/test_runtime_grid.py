@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from grid import SHIPPED, Grid, random_bytes
-from node_peer import SECRET, NodePeer, soon
+from node_peer import SECRET, NodePeer, soon, until
 
 from infiniray.core.policy import Hedge
 from infiniray.errors import (
@@ -38,7 +39,7 @@ async def test_bytes_come_back_as_they_were(grid: MakeGrid, scheme: str) -> None
         data = random_bytes(size)
         await pool.put(f"k{size}", data)
         assert np.array_equal(await pool.get(f"k{size}"), data)
-    assert pool.state.counters.reads_decoded == 0 or scheme == "mirror:3"
+    assert pool.state.counters.reads_decoded == 0
     assert pool.n_chunks() == len(SIZES) * pool.record("k0").facts.scheme.n
 
 
@@ -72,7 +73,7 @@ async def test_sleeping_nodes_are_woken_again(grid: MakeGrid) -> None:
     pool = await grid(n_nodes=6, linger_s=0.0)
     data = random_bytes(1 << 20)
     await pool.put("k", data)
-    await pool.until(lambda: not any(node.is_awake for node in pool.state.nodes.values()))
+    await until(lambda: not any(node.is_awake for node in pool.state.nodes.values()))
     links = pool.driver.stats()["links"]
     assert np.array_equal(await pool.get("k"), data)
     assert pool.driver.stats()["links"] == links  # over the connections that were kept
@@ -105,7 +106,7 @@ async def test_deleted_objects_are_gone_from_nodes(grid: MakeGrid) -> None:
     with pytest.raises(KeyNotFound):
         await pool.get("k")
     await pool.put("other", random_bytes(100_000))  # wakes nodes; deletes alone are not worth an invocation
-    await pool.until(lambda: pool.n_chunks() < 12)
+    await until(lambda: pool.n_chunks() < 12)
 
 
 async def test_values_larger_than_the_pool_are_refused_before_anything_is_sent(grid: MakeGrid) -> None:
@@ -126,7 +127,7 @@ async def test_as_many_chunks_lost_as_there_is_parity(grid: MakeGrid, scheme: st
     n_lost = pool.record("k").facts.scheme.r
     for node in pool.holders("k", range(n_lost)):
         node.reclaim()
-    assert np.array_equal(await pool.get("k"), data)
+    assert np.array_equal(await pool.read_after_losses("k", n_lost), data)
     assert pool.state.counters.degraded_reads == 1
     await pool.settled()
     assert pool.state.counters.repairs == n_lost
@@ -139,13 +140,14 @@ async def test_repaired_chunks_are_the_right_ones(grid: MakeGrid, scheme: str, h
     pool = await grid(scheme=scheme, hedge=hedge)
     data = random_bytes((1 << 20) + 7)
     await pool.put("k", data)
-    facts = pool.record("k").facts
-    for node in pool.holders("k", range(facts.scheme.r)):
+    n, r = pool.record("k").facts.scheme.n, pool.record("k").facts.scheme.r
+    for node in pool.holders("k", range(r)):
         node.reclaim()
-    assert np.array_equal(await pool.get("k"), data)
+    assert np.array_equal(await pool.read_after_losses("k", r), data)
     await pool.settled()
-    for index in range(facts.scheme.n - facts.scheme.r, facts.scheme.n):
-        pool.holder("k", index).reclaim()
+    assert pool.state.counters.repairs == r
+    for node in pool.holders("k", range(n - r, n)):
+        node.reclaim()
     assert np.array_equal(await pool.get("k"), data)
 
 
@@ -155,15 +157,13 @@ async def test_a_repair_of_a_mirror_does_not_spread_damage(grid: MakeGrid) -> No
     await pool.put("k", data)
     for node in pool.holders("k", (0, 1)):
         node.corrupt()
-    pool.holder("k", 2).hang()  # so that both damaged ones are seen
-    read = asyncio.ensure_future(pool.get("k"))
-    await pool.until(lambda: pool.state.counters.chunks_damaged == 2)
-    pool.holder("k", 2).resume()
-    assert np.array_equal(await soon(read), data)
+    assert np.array_equal(await pool.read_after_losses("k", 2), data)
     await pool.settled()
-    bodies = [bytes(c.body) for node in pool.holders("k", (0, 1, 2)) for c in node.chunks() if c.info.seq > 1]
-    assert bodies
-    assert all(body == data.tobytes() for body in bodies)
+    assert pool.state.counters.chunks_damaged == pool.state.counters.repairs == 2
+    for node in pool.holders("k", range(3)):
+        (crc,) = {place.crc for place in pool.record("k").places}
+        assert crc == zlib.crc32(data)
+        assert data.tobytes() in [bytes(chunk.body) for chunk in node.chunks()]
 
 
 @pytest.mark.parametrize("scheme", ["rs:10+2", "rs:4+2", "xor:5+1", "mirror:3", "stripe:8"])
@@ -233,14 +233,14 @@ async def test_a_straggler_is_cancelled_on_the_wire(grid: MakeGrid) -> None:
     await pool.put("k", data)
     slow = pool.holder("k", 2)
     slow.stop_after(1)
-    got = await pool.get("k")
+    read = asyncio.ensure_future(pool.get("k"))
+    await pool.stops(slow)
+    got = await soon(read)
     assert np.array_equal(got, data)
     slow.resume()  # it finds the CANCEL before it would send the next of its 4 segments
-    bytes_in = pool.driver.stats()["bytes_in"]
-    await pool.put("other", random_bytes(16 << 20))
-    assert np.array_equal(await pool.get("other"), random_bytes(16 << 20))
-    assert slow.n_segments <= 1 + 4  # the first of "k", and the chunk of "other" that it may hold
-    assert pool.driver.stats()["bytes_in"] - bytes_in < (16 << 20) + (3 << 20)
+    (instance,) = slow.instances
+    await until(lambda: instance.channel is not None and not instance.channel.chunks)
+    assert slow.n_segments == 1
     assert np.array_equal(got, data)  # nothing was written to it any more
 
 
@@ -262,8 +262,8 @@ async def test_nothing_more_is_asked_for_while_a_read_is_decoded(grid: MakeGrid)
     n_segments = pool.holder("k", 5).n_segments
     pool.coder.gate.clear()
     read = asyncio.ensure_future(pool.get("k"))
-    await pool.until(lambda: pool.coder.n_decodes)
-    await pool.until(lambda: not any(timer[0] == "hedge" for timer in pool.driver._timers._set))
+    await until(lambda: pool.coder.n_decodes)
+    await until(lambda: not any(timer[0] == "hedge" for timer in pool.driver._timers._set))
     pool.coder.gate.set()
     assert np.array_equal(await soon(read), data)
     assert pool.coder.n_decodes == 1
@@ -271,7 +271,7 @@ async def test_nothing_more_is_asked_for_while_a_read_is_decoded(grid: MakeGrid)
 
 
 async def test_a_node_that_never_answers_gets_no_chunk(grid: MakeGrid) -> None:
-    pool = await grid(scheme="rs:4+2", n_nodes=8, connect_timeout_s=0.05)
+    pool = await grid(scheme="rs:4+2", n_nodes=8, stall_s=0.1, connect_timeout_s=0.5)
     for name in ("n0", "n1"):
         pool.nodes[name].hang()
     data = random_bytes(1 << 20)
@@ -302,7 +302,7 @@ async def test_connections_lost_during_a_write(grid: MakeGrid) -> None:
     for name in ("n0", "n1", "n2"):
         pool.nodes[name].hang()
     write = asyncio.ensure_future(pool.put("k", data))
-    await pool.until(lambda: pool.driver.stats()["links"] >= 3)
+    await until(lambda: pool.driver.stats()["links"] >= 3)
     for name in ("n0", "n1", "n2"):
         pool.nodes[name].cut()
         pool.nodes[name].resume()
@@ -365,7 +365,7 @@ async def test_a_write_that_misses_its_deadline_leaves_nothing(grid: MakeGrid) -
     with pytest.raises(KeyNotFound):
         await pool.get("k")
     await pool.put("other", random_bytes(1 << 20))
-    await pool.until(lambda: pool.n_chunks() == 6)
+    await until(lambda: pool.n_chunks() == 6)
     assert pool.state.stored_bytes == pool.record("other").stored_bytes
 
 
@@ -392,12 +392,12 @@ async def test_a_writer_who_leaves_leaves_nothing(grid: MakeGrid) -> None:
     pool = await grid(n_nodes=6, linger_s=5)
     pool.nodes["n0"].hang()
     write = asyncio.ensure_future(pool.put("k", random_bytes(24 << 20)))
-    await pool.until(lambda: pool.n_chunks() == 5)
+    await until(lambda: pool.n_chunks() == 5)
     write.cancel()
     with pytest.raises(asyncio.CancelledError):
         await write
     pool.nodes["n0"].resume()
-    await pool.until(lambda: pool.n_chunks() == 0)
+    await until(lambda: pool.n_chunks() == 0)
     assert pool.state.stored_bytes == 0
 
 
@@ -411,7 +411,8 @@ async def test_a_caller_who_leaves_at_once(grid: MakeGrid) -> None:
     with pytest.raises(asyncio.CancelledError):
         await write
     await pool.put("other", random_bytes(1 << 20))
-    assert pool.coder.n_encodes == 1
+    assert len(pool.state.table) == 1
+    assert pool.state.stored_bytes == pool.record("other").stored_bytes
 
 
 # ---------------------------------------------------------------- strangers
