@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -21,6 +22,8 @@ HANDSHAKE_TIMEOUT_S = 2.0
 #: Connections that have not proved anything yet; beyond that new ones are closed at once.
 MAX_STRANGERS = 256
 _HELLO_BYTES = 64 << 10
+#: Before accepting again, when the system would not let us.
+_PAUSE_S = 0.01
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
@@ -49,7 +52,7 @@ class Listener:
         self._nodes = frozenset(nodes)
         self._welcome = welcome
         self._socket: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._pause: asyncio.TimerHandle | None = None
         self._strangers: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str) -> int:
@@ -57,34 +60,48 @@ class Listener:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, 0), family=family, backlog=1024)
         self._socket.setblocking(False)
-        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+        self._resume(self._socket)
         return int(self._socket.getsockname()[1])
 
     async def close(self) -> None:
-        tasks = [*self._strangers, *([self._accepting] if self._accepting else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._pause is not None:
+            self._pause.cancel()
         if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
+            self._socket = None
+        strangers = list(self._strangers)
+        for stranger in strangers:
+            stranger.cancel()
+        await asyncio.gather(*strangers, return_exceptions=True)
 
-    async def _accept(self) -> None:
+    def _resume(self, listening: socket.socket) -> None:
+        # not loop.sock_accept: cancelled at the wrong moment, it loses the connection that it just took
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        assert self._socket is not None
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(self._socket)
-            except OSError:  # the caller hung up again, or we are out of descriptors
-                self.refused["accept"] += 1
-                await asyncio.sleep(0.01)
-                continue
-            if len(self._strangers) >= MAX_STRANGERS:
-                self.refused["too many"] += 1
-                connection.close()
-                continue
-            stranger = loop.create_task(self._meet(connection))
-            self._strangers.add(stranger)
-            stranger.add_done_callback(self._strangers.discard)
+        try:
+            connection, _ = listening.accept()
+        except BlockingIOError:  # the caller hung up again
+            return
+        except OSError:  # we are out of descriptors, most likely
+            self.refused["accept"] += 1
+            loop.remove_reader(listening)
+            self._pause = loop.call_later(_PAUSE_S, self._resume, listening)
+            return
+        if len(self._strangers) >= MAX_STRANGERS:
+            self.refused["too many"] += 1
+            connection.close()
+            return
+        stranger = loop.create_task(self._meet(connection))
+        self._strangers.add(stranger)
+        stranger.add_done_callback(functools.partial(self._met, connection))
+
+    def _met(self, connection: socket.socket, stranger: asyncio.Task[None]) -> None:
+        self._strangers.discard(stranger)
+        if stranger.cancelled():  # perhaps before its first step, so not there
+            connection.close()
 
     async def _meet(self, connection: socket.socket) -> None:
         """The handshake; closes the connection unless it ends well."""
@@ -92,9 +109,6 @@ class Listener:
             connection.setblocking(False)
             _tune(connection)
             greeting = await asyncio.wait_for(self._shake_hands(connection), HANDSHAKE_TIMEOUT_S)
-        except asyncio.CancelledError:
-            connection.close()  # or the node waits for its WELCOME while the shard is closing
-            raise
         except ProtocolError as error:
             self.refused[str(error) if str(error) in ("unknown node", "wrong proof") else "not a frame"] += 1
         except asyncio.TimeoutError:

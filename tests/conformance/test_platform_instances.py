@@ -273,3 +273,14 @@ def test_an_idle_instance_is_small(functions: Lambda) -> None:
     name = functions.deploy("echo")
     functions.call(name)
     assert functions.instance(name)["resident_bytes"] < 20_000_000
+
+
+def test_reclaiming_the_idle_harms_no_invocation(functions: Lambda) -> None:
+    names = [functions.deploy("count") for _ in range(3)]
+    calls = [functions.background(functions.call, name) for name in names * 20]
+    n_reclaimed = 0
+    while not all(call.done() for call in calls):
+        n_reclaimed += len(functions.admin.reclaim(2, idle_only=True)["reclaimed"])
+    for call in calls:
+        call.result()
+    assert n_reclaimed > 0

@@ -88,8 +88,7 @@ class Nursery:
             except OSError:
                 message = b""
             if not message:
-                self._loop.remove_reader(self._channel)
-                self._on_end()
+                self._end()
                 return
             self._note(json.loads(message))
 
@@ -107,6 +106,17 @@ class Nursery:
         else:  # too late: nobody would ever end it
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(news["pid"], signal.SIGKILL)
+
+    def _end(self) -> None:
+        """The zygote is gone, and by the kernel's hand its instances with it."""
+        self._loop.remove_reader(self._channel)
+        for future in self._awaited.values():
+            if not future.done():
+                future.set_exception(ConnectionError("the zygote has ended"))
+        for on_exit in self._on_exit.values():
+            on_exit(-signal.SIGKILL)
+        self._on_exit.clear()
+        self._on_end()
 
     async def close(self) -> None:
         """End the zygote, which ends its instances; kill it if it does not end by itself."""

@@ -14,7 +14,7 @@ from infiniray.errors import ConfigError
 from infiniray.faas.local.instances import Instance, InstanceState
 from infiniray.faas.local.platform import Platform
 
-__all__ = ["read_timeline", "resident_bytes", "run_reclaims", "watch_memory"]
+__all__ = ["poisson", "read_timeline", "resident_bytes", "run_reclaims", "watch_memory"]
 
 _MEMORY_TICK_S = 0.05
 _RECLAIM_TICK_S = 0.25
@@ -55,7 +55,7 @@ async def run_reclaims(platform: Platform, timeline: list[tuple[float, int]]) ->
         await asyncio.sleep(_RECLAIM_TICK_S)
         now_s = time.monotonic()
         _reclaim(platform, [i for i in platform.instances if i.is_free and _is_stale(platform, i, now_s)], "stale")
-        n_random = _poisson(platform.random.random, settings.reclaims_per_minute * (now_s - last_s) / 60)
+        n_random = poisson(platform.random.random, settings.reclaims_per_minute * (now_s - last_s) / 60)
         while timeline and timeline[0][0] * 60 <= now_s - started_s:
             n_random += timeline.pop(0)[1]
         _reclaim(platform, platform.some_instances(n_random, lambda i: i.is_free), "reclaimed")
@@ -74,7 +74,7 @@ def _is_stale(platform: Platform, instance: Instance, now_s: float) -> bool:
     )
 
 
-def _poisson(uniform: Callable[[], float], mean: float) -> int:
+def poisson(uniform: Callable[[], float], mean: float) -> int:
     """A Poisson variate by multiplication of uniforms (Knuth); means here are small."""
     if mean <= 0:
         return 0

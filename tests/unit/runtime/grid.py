@@ -8,6 +8,7 @@ session's thread waits at a gate.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -31,6 +32,7 @@ from infiniray.core.table import ObjectRecord
 from infiniray.runtime.driver import ShardDriver
 from lambda_agent.instance import Channel, Instance
 from lambda_agent.invocation import Invocation
+from lambda_agent.link import LinkLost
 from lambda_agent.session import Session
 from lambda_agent.store import Chunk
 
@@ -44,6 +46,11 @@ class GridSession(Session):
     def __init__(self, node: GridNode, instance: Instance, invocation: Invocation, end_s: float) -> None:
         super().__init__(instance, invocation, end_s)
         self._node = node
+
+    def _serve_on_new_link(self) -> None:
+        if self._instance not in self._node.instances:
+            raise LinkLost("reclaimed")  # the dead do not dial again when they lose a connection
+        super()._serve_on_new_link()
 
     def _take_in(self, channel: Channel) -> bool:
         self._node.wait_at_gate()
@@ -98,15 +105,13 @@ class GridNode:
 
     def reclaim(self) -> None:
         """The platform takes the instances: chunks and connections are gone."""
-        self.cut()
         with self._lock:
-            self.instances = []
+            taken, self.instances = self.instances, []
+        _cut(taken)
 
     def cut(self) -> None:
         """The network forgets the connections."""
-        for instance in self.instances:
-            if instance.channel is not None:
-                _shut(instance.channel)
+        _cut(self.instances)
 
     def corrupt(self) -> None:
         """Flip a bit in the middle of every chunk."""
@@ -180,11 +185,16 @@ class GridNode:
                 instance.hang_up()  # reclaimed while it ran
 
 
+def _cut(instances: Sequence[Instance]) -> None:
+    for instance in instances:
+        channel = instance.channel
+        if channel is not None:
+            _shut(channel)
+
+
 def _shut(channel: Channel) -> None:
-    try:
+    with contextlib.suppress(OSError):
         channel.link._sock.shutdown(socket.SHUT_RDWR)  # not close: a thread may be waiting on it
-    except OSError:
-        pass
 
 
 @dataclass
@@ -261,7 +271,10 @@ class Grid:
         (operation,) = self.state.operations.values()
         assert isinstance(operation, Read)
         self.driver.feed(TimerFired(timer=("hedge", operation.id)))  # ask for all that are not asked for yet
-        await until(lambda: operation.states.count(ChunkState.MISSING) == n_lost)
+        await until(
+            lambda: operation.states.count(ChunkState.MISSING) == n_lost,
+            lambda: (operation.states, [self.state.nodes[place.node] for place in operation.record.places]),
+        )
         for node in survivors:
             node.resume()
         return await asyncio.wait_for(read, DEADLINE_S)

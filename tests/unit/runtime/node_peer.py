@@ -27,11 +27,11 @@ async def soon(work: Awaitable[T]) -> T:
     return await asyncio.wait_for(work, DEADLINE_S)
 
 
-async def until(is_true: Callable[[], bool]) -> None:
-    """For what brings no event to wait for."""
+async def until(is_true: Callable[[], bool], why_not: Callable[[], object] = str) -> None:
+    """For what brings no event to wait for; ``why_not`` is asked if it never comes true."""
     deadline_s = time.monotonic() + DEADLINE_S
     while not is_true():
-        assert time.monotonic() < deadline_s, "never came true"
+        assert time.monotonic() < deadline_s, f"never came true: {why_not()}"
         await asyncio.sleep(0.001)
 
 
@@ -85,7 +85,14 @@ class NodePeer:
 
     def hello(self, shard_nonce: str, *, secret: bytes = SECRET, **changes: Any) -> dict[str, Any]:
         """The meta of an honest HELLO, but for ``changes``."""
-        names = {"node": self.node, "instance": "i0", "session": "s0", "nonce": auth.new_nonce(), "spans": [], **changes}
+        names = {
+            "node": self.node,
+            "instance": "i0",
+            "session": "s0",
+            "nonce": auth.new_nonce(),
+            "spans": [],
+            **changes,
+        }
         mac = auth.hello_proof(
             secret,
             shard_nonce=shard_nonce,
@@ -162,5 +169,3 @@ def describe(facts: ObjectFacts, index: int, body: bytes, /, **changes: Any) -> 
         facts.expires_s, facts.head,
     )  # fmt: skip
     return info._replace(**changes)
-
-

@@ -1,4 +1,4 @@
-"""A shard's brain that decides nothing: the test says which commands a driver gets, and sees which events it reports."""
+"""A shard's brain that decides nothing: the test says which commands a driver gets, and sees what it reports."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from typing import Any
 
 import pytest
@@ -132,6 +134,37 @@ async def test_closing_hangs_up_on_strangers(stage: Stage) -> None:
     await peer.challenge()
     await soon(stage.driver.close())
     assert await peer.is_hung_up()
+
+
+async def test_closing_hangs_up_on_strangers_who_have_just_come(stage: Stage) -> None:
+    """Their tasks have not begun."""
+    host, _, number = stage.driver.address.rpartition(":")
+    with socket.create_connection((host, int(number))) as connection:  # the event loop does not run meanwhile
+        port = stage.driver._listener
+        assert port._socket is not None
+        port._accept(port._socket)
+        assert port._strangers
+        await stage.driver.close()  # itself: a task for it would let theirs begin
+        connection.setblocking(False)
+        assert await NodePeer(connection).is_hung_up()
+
+
+async def test_running_out_of_descriptors_is_outlived(stage: Stage) -> None:
+    class Exhausted:
+        def accept(self) -> None:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        def fileno(self) -> int:
+            assert stage.driver._listener._socket is not None
+            return stage.driver._listener._socket.fileno()
+
+    stage.driver._listener._accept(Exhausted())  # type: ignore[arg-type]
+    assert refused(stage) == {"accept": 1}
+    stage.driver._listener._pause.cancel()  # type: ignore[union-attr]
+    assert stage.driver._listener._socket is not None
+    stage.driver._listener._resume(stage.driver._listener._socket)
+    peer = await stage.dial()
+    await peer.greet()
 
 
 async def test_closing_closes_the_port(stage: Stage) -> None:
