@@ -99,7 +99,7 @@ class RedisTarget:
             try:
                 self._client.ping()
                 return
-            except not_yet:  # noqa: PERF203
+            except not_yet:
                 if time.monotonic() > deadline_s or self._server.poll() is not None:
                     self.close()
                     raise TimeoutError(f"redis-server did not answer within {_START_S:g} s") from None

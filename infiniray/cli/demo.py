@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +71,6 @@ def demo(
     from workloads.demo import DemoOptions, run_demo
     from workloads.progress import Display
 
-    signal.signal(signal.SIGTERM, _interrupt)
     says().print("starting functions, shards and a Ray of their own ...")
     shape: dict[str, Any] = {"nodes": nodes, "shards": shards, "scheme": scheme, "name": "demo"}
     with infiniray.start(object_store_bytes=1 << 30, **shape) as cache:
@@ -84,8 +82,3 @@ def demo(
     else:
         report.render(results())
     sys.exit(1 if report.wrong_bytes else 0)
-
-
-def _interrupt(*_: object) -> None:
-    """Let SIGTERM end the demo as Ctrl-C does, with everything that it started."""
-    raise KeyboardInterrupt

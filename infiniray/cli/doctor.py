@@ -93,7 +93,11 @@ def _leftovers() -> Iterator[Finding]:
     from infiniray.cluster.hosting import leftovers
     from infiniray.cluster.state import StateDirectory
 
-    crashed = leftovers(StateDirectory())
+    state = StateDirectory()
+    for path in sorted(state.root.glob("*.json")):
+        if state.read(path.stem) is None:
+            yield Finding("records", "warn", f"{path} is no record of this version's", "see what it names; delete it")
+    crashed = leftovers(state)
     for record in crashed:
         yield Finding(
             "leftovers", "warn", f"cache {record.name!r} crashed or was interrupted", "infiniray doctor --fix"

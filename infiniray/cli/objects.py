@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
 from infiniray.cli.output import fail, json_option, name_option, print_json, reports_errors, results, says
-
-if TYPE_CHECKING:
-    from infiniray.cache import Cache
+from infiniray.cli.reach import connected
 
 __all__ = ["get", "ls", "put", "rm", "stats"]
 
@@ -25,22 +23,16 @@ _WRITE_BYTES = 8 << 20
 
 
 @contextlib.contextmanager
-def _connected(name: str) -> Iterator[Cache]:
-    import infiniray
-
-    cache = infiniray.connect(name)
-    try:
-        yield cache
-    finally:
-        cache.close()
-
-
-@contextlib.contextmanager
 def _working(what: str, total_bytes: int | None = None) -> Iterator[Any]:
-    """A progress bar on standard error, if somebody watches: a callable that is told of bytes done."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+    """A progress bar on standard error, if somebody watches: a callable that is told of bytes done.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeElapsedColumn())
+    Without ``total_bytes`` it only shows that something goes on: the shard does not tell how far it is.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()]
+    if total_bytes is not None:
+        columns.append(DownloadColumn(binary_units=True))
     with Progress(*columns, console=says(), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(what, total=total_bytes)
         yield lambda n_bytes: progress.update(task, advance=n_bytes)
@@ -61,38 +53,37 @@ def put(file: str, key: str, ttl: str | None, timeout: str | None, name: str, as
 
     full_key(key)
     ttl_seconds(ttl)  # before anything is read or reached
-    with _contents(file) as data, _connected(name) as cache, _working(f"storing {key}", len(data)):
+    data = _contents(file)
+    n_bytes = len(data)
+    with connected(name) as cache, _working(f"storing {format_bytes(n_bytes)} under {key}"):
         start_s = time.perf_counter()
         cache.put(key, data, ttl=ttl, timeout=timeout)
         elapsed_s = time.perf_counter() - start_s
-        n_bytes = len(data)
     if as_json:
         print_json({"key": key, "bytes": n_bytes, "seconds": elapsed_s})
     else:
         says().print(f"stored {format_bytes(n_bytes)} under {key} in {elapsed_s * 1e3:.0f} ms", markup=False)
 
 
-@contextlib.contextmanager
-def _contents(file: str) -> Iterator[memoryview]:
+def _contents(file: str) -> memoryview:
     """The file's bytes, mapped rather than read; a pipe's, read."""
     if file == "-":
-        yield memoryview(sys.stdin.buffer.read())
-        return
+        return memoryview(sys.stdin.buffer.read())
     with open(file, "rb") as opened:
-        if not os.fstat(opened.fileno()).st_size:
-            yield memoryview(b"")
-            return
-        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = memoryview(mapped)
-            try:
-                yield view
-            finally:
-                view.release()
+        if not os.fstat(opened.fileno()).st_size:  # empty; or a pipe, which does not say how much there is to come
+            return memoryview(opened.read())
+        return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))  # until its last view goes
+
+
+def _folder_exists(_ctx: click.Context, _param: click.Parameter, file: str) -> str:
+    if file != "-" and not Path(file).parent.is_dir():
+        raise click.BadParameter(f"there is no folder {str(Path(file).parent)!r}")
+    return file
 
 
 @click.command()
 @click.argument("key")
-@click.argument("file", type=click.Path(allow_dash=True, dir_okay=False))
+@click.argument("file", type=click.Path(allow_dash=True, dir_okay=False), callback=_folder_exists)
 @click.option("--timeout", help="Give up after: seconds, or text like 90s.")
 @name_option
 @json_option
@@ -102,27 +93,25 @@ def get(key: str, file: str, timeout: str | None, name: str, as_json: bool) -> N
 
     FILE is replaced when all of it has come, not before.
     """
-    from infiniray.errors import ValueNotStorable
+    from infiniray.keys import full_key
     from infiniray.units import format_bytes
 
-    with _connected(name) as cache:
+    full_key(key)
+    if as_json and file == "-":
+        raise click.UsageError("--json and the object cannot both go to standard output")
+    with connected(name) as cache:
         start_s = time.perf_counter()
-        try:
-            data = cache.get(key, raw=True, timeout=timeout)
-        except KeyError as miss:
-            fail(str(miss))
+        data = cache.get(key, raw=True, timeout=timeout)
         elapsed_s = time.perf_counter() - start_s
         if not isinstance(data, memoryview):
-            raise ValueNotStorable(
-                detail=f"the object under {key!r} is a {type(data).__name__}, not bytes: read it in Python"
-            )
+            fail(f"the object under {key!r} is a {type(data).__name__}, not bytes: read it in Python")
         n_bytes = data.nbytes
         with _target(file) as target, _working(f"writing {file}", n_bytes) as done:
             flat = data.cast("B") if n_bytes else memoryview(b"")
             for start in range(0, n_bytes, _WRITE_BYTES):
                 done(target.write(flat[start : start + _WRITE_BYTES]))
         del data, flat
-    if as_json and file != "-":
+    if as_json:
         print_json({"key": key, "bytes": n_bytes, "seconds": elapsed_s, "file": file})
     elif file != "-":
         says().print(f"read {format_bytes(n_bytes)} from {key} in {elapsed_s * 1e3:.0f} ms", markup=False)
@@ -135,17 +124,18 @@ def _target(file: str) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = Path(file)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(descriptor, "wb") as opened:
+    path = Path(file).resolve()  # what a link points to is replaced, not the link
+    if path.exists() and not path.is_file():  # a device, a pipe: written to, for it must not be replaced
+        with path.open("wb", buffering=0) as opened:
             yield opened
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's are private
-        os.replace(temporary, path)
+        return
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as created:
+            yield created
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -156,7 +146,11 @@ def _target(file: str) -> Iterator[BinaryIO]:
 @reports_errors
 def rm(keys: tuple[str, ...], name: str, as_json: bool) -> None:
     """Delete the objects under KEYS. Exit code 1 if one was not there."""
-    with _connected(name) as cache:
+    from infiniray.keys import full_key
+
+    for key in keys:  # all of them, before any object is deleted
+        full_key(key)
+    with connected(name) as cache:
         found = {key: cache.delete(key) for key in keys}
     if as_json:
         print_json(
@@ -183,7 +177,7 @@ def ls(prefix: str, limit: int | None, name: str, as_json: bool) -> None:
 
     from infiniray.units import format_bytes
 
-    with _connected(name) as cache:
+    with connected(name) as cache:
         entries = cache.entries(prefix, limit)
     now_s = time.time()
     rows = [(e.key, e.size_bytes, None if e.expires_s is None else max(0.0, e.expires_s - now_s)) for e in entries]
@@ -193,10 +187,8 @@ def ls(prefix: str, limit: int | None, name: str, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False)
     for heading, justify in (("size", "right"), ("ttl", "right"), ("key", "left")):
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    from rich.text import Text
-
     for key, size, ttl in rows:
-        table.add_row(format_bytes(size), "" if ttl is None else f"{ttl:.0f} s", Text(key))
+        table.add_row(format_bytes(size), "" if ttl is None else f"{ttl:.0f} s", key)
     results().print(table)
 
 
@@ -208,7 +200,7 @@ def stats(name: str, as_json: bool) -> None:
     """Counters and sizes of the whole cache since its shards started."""
     from rich.table import Table
 
-    with _connected(name) as cache:
+    with connected(name) as cache:
         numbers = cache.stats()
     if as_json:
         print_json(numbers)

@@ -25,18 +25,22 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 name_option = click.option("--name", default="default", show_default=True, help="Which cache, where several run.")
 
 
+_PIPE_COLUMNS = 10_000  # nothing is folded where a program reads, not a person
+
+
 def results() -> Console:
-    """Where results go."""
+    """Where results go. What users named (keys, files) is printed as it is, never read as markup."""
     from rich.console import Console
 
-    return Console()
+    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_PIPE_COLUMNS if is_piped else None, markup=False, emoji=False, highlight=False)
 
 
 def says() -> Console:
     """Where progress and explanations go."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def print_json(document: Any) -> None:
@@ -50,9 +54,9 @@ def fail(message: str) -> None:
 
 
 def reports_errors(command: F) -> F:
-    """Turn the project's errors into one line and exit code 1; a traceback only if INFINIRAY_DEBUG is set.
+    """Turn the project's errors into one line and exit code 1; a traceback only with ``infiniray --debug``.
 
-    A configuration that is not valid is a matter of usage: exit code 2.
+    A key, a time or a configuration that is not valid is a matter of usage: exit code 2.
     """
 
     @functools.wraps(command)
@@ -62,16 +66,19 @@ def reports_errors(command: F) -> F:
         try:
             return command(*args, **kwargs)
         except BrokenPipeError:
-            sys.stderr.close()  # whoever read us has gone; nothing is left to say it to
-            sys.exit(1)
+            raise  # whoever read us has gone: click ends quietly
         except InfiniRayError as error:
-            if os.environ.get("INFINIRAY_DEBUG"):
+            if _is_debugging():
                 raise
             click.echo(f"infiniray: {error}", err=True)
             sys.exit(2 if isinstance(error, (ConfigError, InvalidKey, InvalidTTL)) else 1)
         except OSError as error:
-            if os.environ.get("INFINIRAY_DEBUG"):
+            if _is_debugging():
                 raise
             fail(str(error))
 
     return wrapped  # type: ignore[return-value]
+
+
+def _is_debugging() -> bool:
+    return bool(click.get_current_context().find_root().params.get("debug"))

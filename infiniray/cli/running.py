@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from infiniray.cli.output import fail, json_option, name_option, print_json, reports_errors, results, says
+from infiniray.cli.output import json_option, name_option, print_json, reports_errors, results, says
+from infiniray.cli.reach import connected
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from infiniray.cache import Cache
     from infiniray.config import Config
 
 __all__ = ["down", "status", "up"]
@@ -74,22 +76,33 @@ def _configuration(config: Path | None, settings: tuple[str, ...], **short: Any)
     Raises:
         ConfigError: a setting is not valid.
     """
-    import yaml
-
     from infiniray.cluster.lifecycle import settings_of
-    from infiniray.errors import ConfigError
 
     sections: dict[str, Any] = {}
     for setting in settings:
-        path, found, text = setting.partition("=")
-        if not found or not path:
-            raise ConfigError(detail=f"--set takes SECTION.NAME=VALUE, not {setting!r}")
-        *parents, last = path.split(".")
-        level = sections
-        for parent in parents:
-            level = level.setdefault(parent, {})
-        level[last] = yaml.safe_load(text)
+        _set(sections, setting)
     return settings_of(config, sections, **short)
+
+
+def _set(sections: dict[str, Any], setting: str) -> None:
+    """Enter one ``SECTION.NAME=VALUE``, its value in YAML, into the tree of sections."""
+    import yaml
+
+    from infiniray.errors import ConfigError
+
+    path, found, text = setting.partition("=")
+    *parents, last = path.split(".")
+    if not found or not last or not all(parents):
+        raise ConfigError(detail=f"--set takes SECTION.NAME=VALUE, not {setting!r}")
+    level = sections
+    for parent in parents:
+        level = level.setdefault(parent, {})
+        if not isinstance(level, dict):
+            raise ConfigError(detail=f"--set {setting}: {parent!r} has been given a value of its own")
+    try:
+        level[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(detail=f"--set {setting}: the value is not YAML") from None
 
 
 @click.command()
@@ -116,60 +129,60 @@ def down(name: str, as_json: bool) -> None:
 @reports_errors
 def status(watch: bool, name: str, as_json: bool) -> None:
     """What a cache is made of, and how it is. Exit code 1 if it does not run, or a shard of it does not answer."""
-    from infiniray.cluster import rayapi
-    from infiniray.cluster.state import StateDirectory
+    from infiniray.errors import CacheUnavailable
 
-    record = StateDirectory().read(name)
-    if record is None:
-        fail(f"no cache {name!r} is up on this machine")
-        return
-    rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)
+    if watch and as_json:
+        raise click.UsageError("--json gives one document, --watch one after the other: choose")
     try:
-        report = _report(name)
+        with connected(name) as cache:
+            report = _report(cache)
+            if as_json:
+                print_json(report)
+            elif watch:
+                report = _watch(cache, report)
+            else:
+                results().print(_table(report))
+    except CacheUnavailable as error:
         if as_json:
-            print_json(report)
-        elif watch:
-            _watch(name)
-        else:
-            results().print(_table(report))
-    finally:
-        rayapi.disconnect()
+            print_json({"name": name, "running": False, "ok": False, "error": str(error)})
+        raise
     sys.exit(0 if report["ok"] else 1)
 
 
-def _report(name: str) -> dict[str, Any]:
-    import infiniray
-    from infiniray.cluster.status import cache_status
-
-    members = cache_status(name)
-    stats = infiniray.connect(name).stats()
+def _report(cache: Cache) -> dict[str, Any]:
+    members, stats = cache.status(), cache.stats()
+    platform = stats.get("platform") or {}  # AWS tells nothing
     shards = [
         {"shard": shard, "nodes": len(members["nodes"][shard]), **members["shards"][shard]}
         for shard in members["nodes"]
     ]
     numbers = ("objects", "object_bytes", "stored_bytes", "capacity_bytes", "in_flight", "gets", "hits", "resets")
     return {
-        "name": name,
-        "ok": members["ok"],
+        "name": cache.name,
+        "running": True,
+        "ok": members["ok"] and "error" not in platform,
         "epoch": members["epoch"],
         "uptime_s": round(time.time() - members["created_s"], 1),
         "shards": shards,
         "nodes": sum(row["nodes"] for row in shards),
-        "instances": stats.get("platform", {}).get("instances"),
+        "instances": platform.get("instances"),
+        "platform_error": platform.get("error"),
         **{number: stats.get(number, 0) for number in numbers},
     }
 
 
-def _watch(name: str) -> None:
+def _watch(cache: Cache, report: dict[str, Any]) -> dict[str, Any]:
+    """Show a report every second until Ctrl-C; the last one."""
     from rich.live import Live
 
-    with Live(_table(_report(name)), console=results(), auto_refresh=False) as live:
+    with Live(_table(report), console=results(), auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(_WATCH_S)
-                live.update(_table(_report(name)), refresh=True)
+                report = _report(cache)
+                live.update(_table(report), refresh=True)
         except KeyboardInterrupt:
-            pass
+            return report
 
 
 def _table(report: dict[str, Any]) -> Table:
@@ -179,13 +192,15 @@ def _table(report: dict[str, Any]) -> Table:
 
     title = f"cache {report['name']}: {'ok' if report['ok'] else 'NOT OK'}, epoch {report['epoch']}"
     used = f"{format_bytes(report['stored_bytes'])} of {format_bytes(report['capacity_bytes'])}"
-    instances = report["instances"] or {}
-    awake = f", {instances.get('busy', 0)} awake, {instances.get('idle', 0)} frozen" if instances else ""
+    instances = report["instances"]
+    awake = f", {instances['busy']} awake, {instances['idle']} frozen" if instances else ""
     table = Table(title=title, show_header=False)
     table.add_row("up for", f"{report['uptime_s']:.0f} s")
     table.add_row("functions", f"{report['nodes']}{awake}")
     table.add_row("objects", f"{report['objects']:,} ({format_bytes(report['object_bytes'])}), in memory {used}")
     table.add_row("reads", f"{report['gets']:,}, hits {report['hits']:,}, resets {report['resets']:,}")
+    if report["platform_error"]:
+        table.add_row("platform", report["platform_error"])
     for shard in report["shards"]:
         what = shard.get("error") or f"{shard['nodes']} functions, at {shard['address']}"
         table.add_row(shard["shard"], what)

@@ -202,7 +202,7 @@ class ShardDriver:
             "invoke_failures": {
                 outcome.value: self.counters[outcome.value]
                 for outcome in ev.InvokeOutcome
-                if self.counters[outcome.value]
+                if self.counters[outcome.value] and outcome is not ev.InvokeOutcome.OK
             },
         }
 

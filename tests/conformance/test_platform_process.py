@@ -38,11 +38,12 @@ def assert_gone(pids: list[int]) -> None:
         wait_until(lambda pid=pid: not is_alive(pid))
 
 
-def test_stop_leaves_nothing(own_lambda: Callable[..., Lambda], gate: Gate) -> None:
+def test_stop_leaves_nothing(own_lambda: Callable[..., Lambda], gate: Gate, tmp_path: Path) -> None:
     functions = own_lambda()
     pids = populated(functions, gate)
     functions.platform.stop()
     assert not [pid for pid in pids if is_alive(pid)]
+    assert (tmp_path / "platform-0" / "platform.log").read_text() == ""
     functions.platform.stop()
 
 

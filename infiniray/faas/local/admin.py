@@ -165,7 +165,7 @@ async def _reclaim(request: web.Request) -> web.Response:
         return (
             order.get("function") in (None, instance.function.name)
             and order.get("instance") in (None, instance.id)
-            and (not order.get("idle_only") or instance.state is InstanceState.IDLE)
+            and (not order.get("idle_only") or instance.is_free)
         )
 
     takes_all = order.get("all") or order.get("function") or order.get("instance")

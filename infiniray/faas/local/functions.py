@@ -123,6 +123,11 @@ class FunctionRegistry:
             arn = f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:{name}"
             raise not_found(f"Function not found: {arn}") from None
 
+    def revision_of(self, name: str) -> str | None:
+        """None if there is no such function, or no longer."""
+        function = self._functions.get(name)
+        return function.revision if function else None
+
     def names(self) -> list[str]:
         return sorted(self._functions)
 

@@ -149,6 +149,8 @@ class Platform:
         self.counters["started"] += 1
         try:
             async with self._forking:
+                if self._is_closed:
+                    raise ConnectionError("the platform is being shut down")
                 await instance.fork(self._nursery)
                 await instance.init_ended(_FORK_PLACE_S)
         except (OSError, asyncio.TimeoutError) as error:
@@ -164,16 +166,15 @@ class Platform:
             case InstanceState.IDLE:
                 self.counters["frozen"] += 1
                 self.network.rest(instance)
-                if not instance.is_taken and instance.function.revision != self._revision(instance.function.name):
+                if not instance.is_taken and instance.function.revision != self.registry.revision_of(
+                    instance.function.name
+                ):
                     instance.kill("outdated")
             case InstanceState.BUSY:
                 self.counters["thawed"] += 1
                 self.network.watch(instance)
             case InstanceState.GONE:
                 self._bury(instance)
-
-    def _revision(self, name: str) -> str | None:
-        return self.registry.get(name).revision if name in self.registry.names() else None
 
     def _bury(self, instance: Instance) -> None:
         fleet = self._fleets[instance.function.name]
@@ -211,7 +212,7 @@ class Platform:
 
     def retire(self, name: str) -> None:
         """The function changed, or went: its idle instances serve no more."""
-        revision = self._revision(name)
+        revision = self.registry.revision_of(name)
         for instance in list(self._fleets.get(name, _Fleet()).instances):
             if instance.is_free and instance.function.revision != revision:
                 instance.kill("outdated")

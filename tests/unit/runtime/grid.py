@@ -107,7 +107,10 @@ class GridNode:
         """The platform takes the instances: chunks and connections are gone."""
         with self._lock:
             taken, self.instances = self.instances, []
-        _cut(taken)
+            for instance in taken:
+                if instance.id not in self._busy:  # or its session hangs up, when it notices
+                    instance.hang_up()
+            _cut(taken)
 
     def cut(self) -> None:
         """The network forgets the connections."""
@@ -225,7 +228,8 @@ class Grid:
         n_nodes: int = 14,
         node_bytes: int = 256 << 20,
         linger_s: float = 0.02,
-        hedge_delay_s: float = 5.0,  # not by chance: a test that wants hedging says so
+        hedge_delay_s: float = 5.0,  # not by chance: a test that wants hedging says so,
+        ping_timeout_s: float = 5.0,  # or nodes that fall under suspicion
         **policy: Any,
     ) -> None:
         self.nodes = {f"n{i}": GridNode(f"n{i}", node_bytes) for i in range(n_nodes)}
@@ -235,7 +239,12 @@ class Grid:
             shard="shard-0",
             epoch=7,
             nodes={NodeId(name): node_bytes for name in self.nodes},
-            policy=Policy(schemes=SchemePolicy.of([(None, scheme)]), hedge_delay_s=hedge_delay_s, **policy),
+            policy=Policy(
+                schemes=SchemePolicy.of([(None, scheme)]),
+                hedge_delay_s=hedge_delay_s,
+                ping_timeout_s=ping_timeout_s,
+                **policy,
+            ),
         )
         self.driver = ShardDriver(self.state, self.platform, self.coder, SECRET, linger_s=linger_s)
 

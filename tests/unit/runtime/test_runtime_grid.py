@@ -39,7 +39,8 @@ async def test_bytes_come_back_as_they_were(grid: MakeGrid, scheme: str) -> None
         data = random_bytes(size)
         await pool.put(f"k{size}", data)
         assert np.array_equal(await pool.get(f"k{size}"), data)
-    assert pool.state.counters.reads_decoded == 0
+    if scheme != "mirror:3":  # of which any replica may come first
+        assert pool.state.counters.reads_decoded == 0
     assert pool.n_chunks() == len(SIZES) * pool.record("k0").facts.scheme.n
 
 
@@ -259,7 +260,6 @@ async def test_nothing_more_is_asked_for_while_a_read_is_decoded(grid: MakeGrid)
     data = random_bytes(1 << 20)
     await pool.put("k", data)
     pool.holder("k", 0).reclaim()
-    n_segments = pool.holder("k", 5).n_segments
     pool.coder.gate.clear()
     read = asyncio.ensure_future(pool.get("k"))
     await until(lambda: pool.coder.n_decodes)
@@ -267,7 +267,7 @@ async def test_nothing_more_is_asked_for_while_a_read_is_decoded(grid: MakeGrid)
     pool.coder.gate.set()
     assert np.array_equal(await soon(read), data)
     assert pool.coder.n_decodes == 1
-    assert pool.holder("k", 5).n_segments == n_segments
+    assert sum(node.n_segments for node in pool.holders("k", (4, 5))) == 1
 
 
 async def test_a_node_that_never_answers_gets_no_chunk(grid: MakeGrid) -> None:

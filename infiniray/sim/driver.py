@@ -1,0 +1,285 @@
+"""The driver: executes the commands of one shard on the modelled platform."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from infiniray.core import commands as cmd
+from infiniray.core import events as ev
+from infiniray.core.ids import OpId, RequestId, Timer
+from infiniray.core.shard import ShardState
+from infiniray.errors import InfiniRayError
+from infiniray.sim.clock import VirtualClock
+from infiniray.sim.platform import Instance, PlatformModel, SimPlatform, Token
+from infiniray.wire.describe import ChunkId
+
+__all__ = ["Ending", "SimDriver", "Violation"]
+
+CODEC_BYTES_PER_S = 10e9
+START_S = 1_600_000_000.0  # expiry is Unix time; any will do
+
+
+class Violation(AssertionError):
+    """The shard broke a promise. ``story`` has what led to it, if it was kept."""
+
+    story: list[str] = []  # noqa: RUF012 - never changed in place
+
+
+@dataclass(slots=True)
+class Ending:
+    """How an operation ended: ``value`` of a read, ``error`` of a failed one; ``found`` of a delete or touch."""
+
+    at_s: float
+    value: object = None
+    found: bool = False
+    error: InfiniRayError | None = None
+
+
+@dataclass(slots=True)
+class _Operation:
+    """What stands for an operation's buffers: the value written, or the tokens received, by chunk."""
+
+    value: object = None
+    received: dict[int, Token] = field(default_factory=dict)
+
+
+class SimDriver:
+    """I run one shard in virtual time. Every command is checked against what may be asked at that moment.
+
+    ``log`` has (time, event or command) of everything that happened, if it is kept.
+    """
+
+    def __init__(self, state: ShardState, model: PlatformModel | None = None, *, keeps_log: bool = False) -> None:
+        self.state = state
+        self.clock = VirtualClock(START_S)
+        self.platform = SimPlatform(self.clock, model or PlatformModel(), self.feed)
+        self.endings: dict[OpId, Ending] = {}
+        self.n_events = 0
+        self.log: list[tuple[float, Any]] | None = [] if keeps_log else None
+        self._operations: dict[OpId, _Operation] = {}
+        self._cancelled: set[RequestId] = set()
+        self._timers: dict[Timer, int] = {}
+        self._timer_ids = itertools.count(1)
+        self._op_ids = itertools.count(1)
+        self._events: deque[ev.Event] = deque()
+        self._is_feeding = False
+        self._execute: dict[type, Callable[[Any], None]] = {
+            cmd.Invoke: lambda c: self.platform.invoke(c.node, c.session),
+            cmd.Ping: self._ping,
+            cmd.StoreChunk: self._store,
+            cmd.AbortStore: lambda c: self._cancelled.add(c.request),
+            cmd.FetchChunk: self._fetch,
+            cmd.CancelFetch: lambda c: self._cancelled.add(c.request),
+            cmd.DeleteChunks: self._delete,
+            cmd.CloseLink: lambda c: self.platform.close(c.link),
+            cmd.Encode: lambda c: self._code(c, ev.Encoded(op=c.op)),
+            cmd.Decode: lambda c: self._code(c, ev.Decoded(op=c.op)),
+            cmd.Complete: self._complete,
+            cmd.Fail: lambda c: self._end(c.op, Ending(self.clock.now_s, error=c.error)),
+            cmd.ShareBuffers: self._share,
+            cmd.Release: self._release,
+            cmd.SetTimer: self._set_timer,
+            cmd.CancelTimer: self._cancel_timer,
+        }
+
+    # ------------------------------------------------------------ clients
+
+    def put(
+        self, key: str, size_bytes: int, value: object, *, ttl_s: float | None = None, timeout_s: float = 30.0
+    ) -> OpId:
+        """Begin a PUT; ``value`` stands for the bytes."""
+        op = OpId(next(self._op_ids))
+        self._operations[op] = _Operation(value=value)
+        now_s = self.clock.now_s
+        expires_s = None if ttl_s is None else now_s + ttl_s
+        self.feed(
+            ev.PutRequested(
+                op=op, key=key, size_bytes=size_bytes, head="", expires_s=expires_s, deadline_s=now_s + timeout_s
+            )
+        )
+        return op
+
+    def get(self, key: str, *, timeout_s: float = 30.0) -> OpId:
+        op = OpId(next(self._op_ids))
+        self._operations[op] = _Operation()
+        self.feed(ev.GetRequested(op=op, key=key, deadline_s=self.clock.now_s + timeout_s))
+        return op
+
+    def delete(self, key: str) -> OpId:
+        op = OpId(next(self._op_ids))
+        self.feed(ev.DeleteRequested(op=op, key=key))
+        return op
+
+    def touch(self, key: str, ttl_s: float | None) -> OpId:
+        op = OpId(next(self._op_ids))
+        expires_s = None if ttl_s is None else self.clock.now_s + ttl_s
+        self.feed(ev.TouchRequested(op=op, key=key, expires_s=expires_s))
+        return op
+
+    def finish(self, op: OpId, limit_s: float = 120.0) -> Ending:
+        """Let time pass until an operation has ended.
+
+        Raises:
+            Violation: it does not end.
+        """
+        deadline_s = self.clock.now_s + limit_s
+        while op not in self.endings:
+            if self.clock.now_s >= deadline_s:
+                raise Violation(f"operation {op} has not ended within {limit_s:g} s: {self.state.operations.get(op)}")
+            self.clock.run(min(deadline_s, self.clock.now_s + 0.01))
+        return self.endings[op]
+
+    @property
+    def open_operations(self) -> list[OpId]:
+        """Those whose buffers are not released."""
+        return list(self._operations)
+
+    @property
+    def timers(self) -> list[Timer]:
+        return list(self._timers)
+
+    # ------------------------------------------------------------ events and commands
+
+    def feed(self, event: ev.Event) -> None:
+        self._events.append(event)
+        if self._is_feeding:
+            return
+        self._is_feeding = True
+        try:
+            while self._events:
+                event = self._events.popleft()
+                self.n_events += 1
+                self._note(event)
+                for command in self.state.handle(event, self.clock.now_s):
+                    self._note(command)
+                    self._execute[type(command)](command)
+        finally:
+            self._is_feeding = False
+
+    def _note(self, what: object) -> None:
+        if self.log is not None:
+            self.log.append((self.clock.now_s, what))
+
+    def _set_timer(self, command: cmd.SetTimer) -> None:
+        number = self._timers[command.timer] = next(self._timer_ids)
+
+        def fire() -> None:
+            if self._timers.get(command.timer) == number:
+                del self._timers[command.timer]
+                self.feed(ev.TimerFired(timer=command.timer))
+
+        self.clock.at(command.at_s, fire)
+
+    def _cancel_timer(self, command: cmd.CancelTimer) -> None:
+        self._timers.pop(command.timer, None)
+
+    # ------------------------------------------------------------ nodes
+
+    def _ping(self, command: cmd.Ping) -> None:
+        def pong(instance: Instance) -> None:
+            session = instance.session
+            if session is not None and instance.link == command.link:
+                self.platform.answer(instance, 0, lambda: ev.PongReceived(link=command.link, session=session))
+
+        self.platform.send(command.link, 0, pong)
+
+    def _store(self, command: cmd.StoreChunk) -> None:
+        facts, request = command.facts, command.request
+        token: Token = (facts.key, facts.version, command.index, self._operations[command.op].value)
+        n_bytes = facts.scheme.stored_bytes(command.index, facts.size_bytes)
+
+        def store(instance: Instance) -> None:
+            instance.spans.add(command.seq)
+            if request in self._cancelled:
+                return
+            instance.chunks[ChunkId(facts.key, facts.version, command.index)] = (token, n_bytes)
+            done = ev.ChunkStored(request=request, crc=_crc(token))
+            self.platform.answer(instance, 0, lambda: None if request in self._cancelled else done)
+
+        self.platform.send(command.link, n_bytes, store)
+
+    def _fetch(self, command: cmd.FetchChunk) -> None:
+        facts, request, index = command.facts, command.request, command.index
+        operation = self._operations[command.op]
+
+        def arrive(token: Token) -> ev.Event | None:
+            if request in self._cancelled:
+                return None
+            if _crc(token) != command.crc:
+                return ev.ChunkDamaged(request=request)
+            operation.received[index] = token
+            return ev.ChunkArrived(request=request)
+
+        def fetch(instance: Instance) -> None:
+            if request in self._cancelled:
+                return
+            kept = instance.chunks.get(ChunkId(facts.key, facts.version, index))
+            if kept is None:
+                self.platform.answer(instance, 0, lambda: ev.ChunkMissing(request=request))
+                return
+            token, n_bytes = kept
+            if instance.is_corrupt:
+                token = (*token[:3], "damaged")
+            self.platform.answer(instance, n_bytes, lambda: arrive(token))
+
+        self.platform.send(command.link, 0, fetch)
+
+    def _delete(self, command: cmd.DeleteChunks) -> None:
+        def delete(instance: Instance) -> None:
+            instance.spans.add(command.seq)
+            for chunk in command.chunk_ids:
+                instance.chunks.pop(chunk, None)
+            self.platform.answer(instance, 0, lambda: ev.ChunksDeleted(request=command.request))
+
+        self.platform.send(command.link, 0, delete)
+
+    # ------------------------------------------------------------ codec and clients
+
+    def _code(self, command: cmd.Encode | cmd.Decode, done: ev.Event) -> None:
+        self.clock.after(command.facts.size_bytes / CODEC_BYTES_PER_S, lambda: self.feed(done))
+
+    def _complete(self, command: cmd.Complete) -> None:
+        ending = Ending(self.clock.now_s, found=command.found)
+        operation = self._operations.get(command.op)
+        if operation is not None and command.facts is not None and operation.received:
+            ending.value = self._put_together(command.facts, operation)
+        self._end(command.op, ending)
+
+    @staticmethod
+    def _put_together(facts: cmd.ObjectFacts, operation: _Operation) -> object:
+        """The value that the chunks make.
+
+        Raises:
+            Violation: they do not make one.
+        """
+        tokens = operation.received.values()
+        if len(tokens) < facts.scheme.k:
+            raise Violation(f"{facts.key!r} was delivered from {len(tokens)} chunks of {facts.scheme}")
+        if any(token[:2] != (facts.key, facts.version) for token in tokens) or len({t[3] for t in tokens}) != 1:
+            raise Violation(f"{facts.key!r} v{facts.version} was put together from {sorted(map(str, tokens))}")
+        return next(iter(tokens))[3]
+
+    def _end(self, op: OpId, ending: Ending) -> None:
+        if op in self.endings:
+            raise Violation(f"operation {op} ended twice: {self.endings[op]}, {ending}")
+        self.endings[op] = ending
+
+    def _share(self, command: cmd.ShareBuffers) -> None:
+        source = self._operations[command.source]
+        if source.value is None:
+            received = list(source.received.values())
+            source.value = received[0][3]
+        self._operations[command.op] = _Operation(value=source.value)
+
+    def _release(self, command: cmd.Release) -> None:
+        if self._operations.pop(command.op, None) is None:
+            raise Violation(f"operation {command.op} was released twice")
+
+
+def _crc(token: Token) -> int:
+    return zlib.crc32(repr(token).encode())

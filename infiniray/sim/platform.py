@@ -1,0 +1,223 @@
+"""The modelled platform: functions with instances that are started, frozen, reclaimed, slow or silent.
+
+An instance behaves as ``lambda_agent`` does: it speaks first in a session, serves what waited in its connection,
+lingers, says BYE and returns.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from infiniray.core import events as ev
+from infiniray.core.ids import InstanceId, LinkId, NodeId, SessionId
+from infiniray.sim.clock import VirtualClock
+from infiniray.wire.describe import ChunkId, SeqSpans
+
+__all__ = ["Instance", "PlatformModel", "SimPlatform", "Token"]
+
+#: What stands for a chunk's bytes: whose they are, and what was written.
+Token = tuple[str, int, int, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformModel:
+    """Times in seconds. The defaults are about those of AWS in 2024."""
+
+    invoke_s: float = 0.013
+    cold_start_s: float = 0.25
+    network_s: float = 0.0005
+    bytes_per_s: float = 75 * (1 << 20)
+    linger_s: float = 0.008
+    return_s: float = 0.002
+    function_timeout_s: float = 120.0
+
+
+@dataclass(slots=True)
+class Instance:
+    """One execution environment, with what it remembers."""
+
+    id: InstanceId
+    node: NodeId
+    chunks: dict[ChunkId, tuple[Token, int]] = field(default_factory=dict)
+    spans: SeqSpans = field(default_factory=SeqSpans)
+    link: LinkId | None = None
+    session: SessionId | None = None
+    is_busy: bool = False  # an invocation has it, from the request until the return
+    is_gone: bool = False
+    is_hung: bool = False
+    is_corrupt: bool = False
+    slowness: float = 1.0
+    free_at_s: float = 0.0  # when what it is sending or receiving is through
+    used_s: float = 0.0
+    inbox: list[Callable[[], None]] = field(default_factory=list)
+
+
+class SimPlatform:
+    """I run the modelled functions, and tell ``report`` what their shard would notice."""
+
+    def __init__(self, clock: VirtualClock, model: PlatformModel, report: Callable[[ev.Event], None]) -> None:
+        self.clock = clock
+        self.model = model
+        self.instances: dict[NodeId, list[Instance]] = {}
+        self.n_started = 0
+        self.throttle_next = 0
+        self._report = report
+        self._links: dict[LinkId, Instance] = {}
+        self._link_ids = itertools.count(1)
+
+    # ------------------------------------------------------------ invocations
+
+    def invoke(self, node: NodeId, session: SessionId) -> None:
+        model = self.model
+        if self.throttle_next:
+            self.throttle_next -= 1
+            self._return(node, session, ev.InvokeOutcome.THROTTLED, model.network_s)
+            return
+        idle = [i for i in self.instances.get(node, ()) if not i.is_busy]
+        if idle:
+            instance = max(idle, key=lambda i: i.used_s)
+            delay_s = model.invoke_s
+        else:
+            instance = self._start(node)
+            delay_s = model.cold_start_s
+        instance.is_busy = True
+        self.clock.after(delay_s, lambda: self._begin(instance, session))
+        self.clock.after(model.function_timeout_s, lambda: self._time_out(instance, session))
+
+    def _start(self, node: NodeId) -> Instance:
+        self.n_started += 1
+        instance = Instance(InstanceId(f"i{self.n_started}"), node)
+        self.instances.setdefault(node, []).append(instance)
+        return instance
+
+    def _begin(self, instance: Instance, session: SessionId) -> None:
+        if instance.is_gone:
+            self._return(instance.node, session, ev.InvokeOutcome.FUNCTION_ERROR, self.model.return_s)
+            return
+        instance.session = session
+        if instance.is_hung:
+            return
+        if instance.link is None:
+            link = instance.link = LinkId(next(self._link_ids))
+            self._links[link] = instance
+            hello = ev.LinkOpened(
+                link=link, node=instance.node, instance=instance.id, session=session, spans=instance.spans.copy()
+            )
+            self._tell(hello)
+        else:
+            self._tell(ev.PongReceived(link=instance.link, session=session))
+        inbox, instance.inbox = instance.inbox, []
+        for act in inbox:
+            act()
+        self._linger(instance)
+
+    def _linger(self, instance: Instance) -> None:
+        """Look again when it would have been idle for long enough."""
+        session = instance.session
+        due_s = max(self.clock.now_s, instance.free_at_s) + self.model.linger_s
+
+        def look() -> None:
+            if instance.is_gone or instance.is_hung or instance.session != session:
+                return
+            if max(instance.free_at_s, instance.used_s) + self.model.linger_s > self.clock.now_s + 1e-9:
+                self.clock.at(max(instance.free_at_s, instance.used_s) + self.model.linger_s, look)
+            else:
+                self._leave(instance)
+
+        self.clock.at(due_s, look)
+
+    def _leave(self, instance: Instance) -> None:
+        session = instance.session
+        assert session is not None
+        assert instance.link is not None
+        instance.session = None
+        self._tell(ev.ByeReceived(link=instance.link, session=session))
+
+        def end() -> None:
+            instance.is_busy = False
+
+        self.clock.after(self.model.return_s, end)
+        self._return(instance.node, session, ev.InvokeOutcome.OK, self.model.return_s + self.model.network_s)
+
+    def _time_out(self, instance: Instance, session: SessionId) -> None:
+        if instance.session == session and not instance.is_gone:
+            self.reclaim(instance)
+
+    def _return(self, node: NodeId, session: SessionId, outcome: ev.InvokeOutcome, delay_s: float) -> None:
+        event = ev.InvokeReturned(node=node, session=session, outcome=outcome)
+        self.clock.after(delay_s, lambda: self._report(event))
+
+    # ------------------------------------------------------------ requests
+
+    def send(self, link: LinkId, n_bytes: int, act: Callable[[Instance], None]) -> None:
+        """Let ``act`` happen at the instance when it has received ``n_bytes``, or in its next session."""
+        instance = self._links.get(link)
+        if instance is None:
+            return
+
+        def arrive() -> None:
+            if instance.is_gone or instance.link != link:
+                return
+            if instance.session is None or instance.is_hung:
+                instance.inbox.append(arrive)
+                return
+            instance.used_s = self.clock.now_s
+            self._busy_for(instance, n_bytes)
+            self.clock.at(instance.free_at_s, finish)
+
+        def finish() -> None:
+            if not instance.is_gone and instance.link == link:
+                act(instance)
+
+        self.clock.after(self.model.network_s, arrive)
+
+    def _busy_for(self, instance: Instance, n_bytes: int) -> None:
+        seconds = n_bytes / self.model.bytes_per_s * instance.slowness
+        instance.free_at_s = max(instance.free_at_s, self.clock.now_s) + seconds
+
+    def answer(self, instance: Instance, n_bytes: int, event: Callable[[], ev.Event | None]) -> None:
+        """Send ``n_bytes`` back; ``event`` is asked for what to report when they have come."""
+        link = instance.link
+        self._busy_for(instance, n_bytes)
+
+        def come() -> None:
+            if link in self._links and not instance.is_hung:
+                told = event()
+                if told is not None:
+                    self._report(told)
+
+        self.clock.at(instance.free_at_s + self.model.network_s, come)
+
+    def close(self, link: LinkId) -> None:
+        """The shard hangs up."""
+        instance = self._links.pop(link, None)
+        if instance is not None:
+            if instance.link == link:
+                instance.link = None
+                instance.inbox.clear()
+            self._tell(ev.LinkClosed(link=link))
+
+    # ------------------------------------------------------------ bad luck
+
+    def alive(self) -> list[Instance]:
+        return [instance for fleet in self.instances.values() for instance in fleet]
+
+    def reclaim(self, instance: Instance) -> None:
+        """Take it away, with all that it remembers."""
+        if instance.is_gone:
+            return
+        instance.is_gone = True
+        self.instances[instance.node].remove(instance)
+        if instance.link is not None:
+            self._links.pop(instance.link, None)
+            self._tell(ev.LinkClosed(link=instance.link))
+        if instance.session is not None:
+            self._return(instance.node, instance.session, ev.InvokeOutcome.FUNCTION_ERROR, self.model.return_s)
+
+    def hang(self, instance: Instance) -> None:
+        instance.is_hung = True
+
+    def _tell(self, event: ev.Event) -> None:
+        self.clock.after(self.model.network_s, lambda: self._report(event))
