@@ -19,7 +19,7 @@ install: $(STAMP)  ## set up .venv with the package, its tests and the baselines
 $(STAMP): pyproject.toml
 	@python=; for p in $(CANDIDATES); do if "$$p" -c '$(FITS)' 2>/dev/null; then python="$$p"; break; fi; done; \
 	if [ -z "$$python" ]; then echo "needed: Python 3.10 to 3.13 with venv (tried: $(CANDIDATES))" >&2; exit 1; fi; \
-	[ -x $(PY) ] || "$$python" -m venv $(VENV)
+	$(PY) -m pip --version >/dev/null 2>&1 || "$$python" -m venv $(VENV)
 	@echo "installing into $(VENV) ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test,baselines]'
 	@touch $@

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from infiniray.cache import AsyncCache, Cache
-    from infiniray.cluster.lifecycle import connect, start
     from infiniray.config import Config
     from infiniray.errors import (
         CacheUnavailable,
@@ -29,12 +28,13 @@ if TYPE_CHECKING:
         ValueTooLarge,
         WriteFailed,
     )
+    from infiniray.lifecycle import connect, start
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "start": "infiniray.cluster.lifecycle",
-    "connect": "infiniray.cluster.lifecycle",
+    "start": "infiniray.lifecycle",
+    "connect": "infiniray.lifecycle",
     "Cache": "infiniray.cache",
     "AsyncCache": "infiniray.cache",
     "Config": "infiniray.config",

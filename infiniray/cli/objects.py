@@ -126,7 +126,7 @@ def _target(file: str) -> Iterator[BinaryIO]:
         return
     path = Path(file).resolve()  # what a link points to is replaced, not the link
     if path.exists() and not path.is_file():  # a device, a pipe: written to, for it must not be replaced
-        with path.open("wb", buffering=0) as opened:
+        with path.open("wb") as opened:
             yield opened
         return
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")

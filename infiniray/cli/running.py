@@ -76,7 +76,7 @@ def _configuration(config: Path | None, settings: tuple[str, ...], **short: Any)
     Raises:
         ConfigError: a setting is not valid.
     """
-    from infiniray.cluster.lifecycle import settings_of
+    from infiniray.settings import settings_of
 
     sections: dict[str, Any] = {}
     for setting in settings:

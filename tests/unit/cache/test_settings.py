@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from infiniray.cluster.assembly import policy_of
-from infiniray.cluster.lifecycle import settings_of
 from infiniray.config import Config
 from infiniray.core.policy import Hedge
 from infiniray.errors import ConfigError
+from infiniray.settings import settings_of
 
 
 def settings(config: Config | str | Path | None = None, **arguments: Any) -> Config:
