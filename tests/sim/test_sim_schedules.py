@@ -1,0 +1,147 @@
+"""Seeded schedules find nothing, and planted bugs do not get past them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from infiniray.core import node as node_module
+from infiniray.core import storing
+from infiniray.core.reading import ChunkState, Read
+from infiniray.core.requests import RequestKind, Settled
+from infiniray.core.shard import ShardState
+from infiniray.core.storing import Repair, Storing, Write
+from infiniray.core.table import ObjectRecord, ObjectTable
+from infiniray.sim.driver import Violation
+from infiniray.sim.schedules import run_schedule
+
+BUDGET = 60
+
+
+@pytest.mark.parametrize("first", range(0, 200, 20))
+def test_promises_are_kept(first: int) -> None:
+    results = [run_schedule(seed) for seed in range(first, first + 20)]
+    assert sum(result.hits for result in results) > 100
+    assert sum(result.resets for result in results) > 0  # the luck is bad enough to matter
+
+
+def test_same_seed_same_story() -> None:
+    first, second = (run_schedule(7, keeps_story=True).story for _ in range(2))
+    assert first == second
+    assert len(first) > 1000
+    assert run_schedule(8, keeps_story=True).story != first
+
+
+# ---------------------------------------------------------------- bugs, planted one at a time
+
+
+def commits_early(patch: pytest.MonkeyPatch) -> None:
+    """The table flips before the last chunk is stored."""
+
+    def commit_if_stored(self: Storing) -> None:
+        if isinstance(self, Write) and len(self.stored) == len(self.indices) - 1 and not self.is_over:
+            last = next(i for i in self.indices if i not in self.stored)
+            home = self._homes[last]
+            from infiniray.core.table import ChunkPlace
+
+            self.stored[last] = ChunkPlace(node=home.id, seq=1, crc=0)
+        if len(self.stored) == len(self.indices):
+            self.commit()
+
+    patch.setattr(Storing, "_commit_if_stored", commit_if_stored)
+
+
+def repairs_onto_siblings(patch: pytest.MonkeyPatch) -> None:
+    """A rebuilt chunk may join another chunk of its object."""
+    patch.setattr(Repair, "siblings", lambda self: ())
+
+
+def forgets_pins(patch: pytest.MonkeyPatch) -> None:
+    """Chunks of a replaced version are deleted under its readers."""
+    patch.setattr(ShardState, "pin", lambda self, record: None)
+    patch.setattr(ShardState, "unpin", lambda self, record: self._drop_if_free(record))
+
+
+def counts_damaged_chunks(patch: pytest.MonkeyPatch) -> None:
+    """A chunk that is not what was stored is taken all the same."""
+    original = Read.on_settled
+
+    def on_settled(self: Read, settled: Settled) -> None:
+        if settled.outcome.value == "missing":
+            self.states[settled.request.index] = ChunkState.COMPLETE
+            self._finish_if_enough()
+        else:
+            original(self, settled)
+
+    patch.setattr(Read, "on_settled", on_settled)
+
+
+def leaves_requests_open(patch: pytest.MonkeyPatch) -> None:
+    """Stalled requests are not given up."""
+    patch.setattr(storing.Operation, "fail_stalled", lambda self: None)
+
+
+def leaks_memory(patch: pytest.MonkeyPatch) -> None:
+    """A failed write keeps what it had reserved."""
+    patch.setattr(Storing, "on_end", lambda self, error: None)
+
+
+def keeps_the_older_write(patch: pytest.MonkeyPatch) -> None:
+    """Of two writes, the one that ends last wins, though the other began later... and the record is left in both places."""
+
+    def insert(self: ObjectTable, record: ObjectRecord) -> ObjectRecord | None:
+        if record.facts.key in self._records:
+            record.is_retired = True
+            return record
+        self._records[record.facts.key] = record
+        return None
+
+    patch.setattr(ObjectTable, "insert", insert)
+
+
+def trusts_every_copy(patch: pytest.MonkeyPatch) -> None:
+    """Memory limits are not looked at when nodes are chosen."""
+
+    def choose(nodes: Any, footprints: list[int], exclude: Any, context: Any, *salt: object) -> Any:
+        able = [node for node in nodes.values() if node.id not in exclude]
+        return able[: len(footprints)] if len(able) >= len(footprints) else None
+
+    patch.setattr(storing, "choose_nodes", choose)
+
+
+def invokes_while_leaving(patch: pytest.MonkeyPatch) -> None:
+    """What was sent over a lost connection is forgotten."""
+
+    def requeue(self: Any, link_id: Any) -> None:
+        for request in [r for r in self._sent.values() if r.link == link_id and r.kind is not RequestKind.DELETE]:
+            self.cancel(request)
+
+    patch.setattr(node_module.Node, "_requeue", requeue)
+
+
+MUTANTS = [
+    commits_early,
+    repairs_onto_siblings,
+    forgets_pins,
+    counts_damaged_chunks,
+    leaves_requests_open,
+    leaks_memory,
+    keeps_the_older_write,
+    trusts_every_copy,
+]
+
+
+@pytest.mark.parametrize("plant", MUTANTS, ids=lambda plant: plant.__name__)
+def test_a_planted_bug_is_found(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    found = 0
+    for seed in range(BUDGET):
+        try:
+            run_schedule(seed)
+        except (Violation, AssertionError, KeyError, IndexError) as violation:
+            found += 1
+            if isinstance(violation, Violation):
+                assert f"seed {seed}" in str(violation)
+            break
+    assert found, f"{plant.__name__} was not found in {BUDGET} schedules"
