@@ -38,7 +38,7 @@ class Stimulus(enum.Enum):
     HEARD = "heard"  # HELLO or PONG of a session that we invoked
     HEARD_OTHER = "heard other"  # HELLO or PONG of some other session
     BYE = "bye"  # of the session on the current link
-    RETURNED = "returned"  # no invocation of ours is running any more
+    RETURNED = "returned"  # the invocation whose session we talk to, or wait for
     CLOSED = "closed"  # the current link
     SILENCE = "silence"  # no answer in time to an invocation or a PING
 

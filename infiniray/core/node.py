@@ -63,7 +63,7 @@ class Node:
         self.n_invoked: dict[str, int] = {}
         self._context = context
         self._links: OrderedDict[LinkId, Link] = OrderedDict()
-        self._session: SessionId | None = None  # the last one heard of, on the current link
+        self._session: SessionId | None = None  # the one that we talk to, or wait for
         self._invoked: set[SessionId] = set()  # ours, not returned yet
         self._n_sessions = 0
         self._n_failures = 0  # invocations in a row that brought no word
@@ -86,6 +86,11 @@ class Node:
     @property
     def free_bytes(self) -> int:
         return self.capacity_bytes - self.used_bytes
+
+    @property
+    def n_unsettled(self) -> int:
+        """STOREs and FETCHes that are queued, or sent and not answered."""
+        return len(self._queued) + sum(r.kind is not RequestKind.DELETE for r in self._sent.values())
 
     @property
     def is_awake(self) -> bool:
@@ -165,15 +170,15 @@ class Node:
     def on_returned(self, session: SessionId, outcome: InvokeOutcome, retry_after_s: float) -> None:
         """The platform answered one of our invocations."""
         self._invoked.discard(session)
+        if session != self._session:
+            return  # a former source, or one that was given up: another session has taken over
         self._retry_after_s = retry_after_s
         unheard = (self.activity, self.validity) == (Activity.SLEEPING, Validity.VALIDATING)
         if outcome is not InvokeOutcome.OK or unheard:
             self._n_failures += 1
-        if self.activity is Activity.ACTIVE and session != self._session:
-            return  # a former source: another instance has taken over
         if self.activity is Activity.ACTIVE and outcome is InvokeOutcome.OK:
             self._stimulate(Stimulus.BYE)  # its BYE, and answers before it, are still to be read
-        elif not self._invoked:
+        else:
             self._stimulate(Stimulus.RETURNED)
 
     def on_silence(self) -> None:
@@ -210,12 +215,15 @@ class Node:
         link.session = session
         self._suspect_until_s = 0.0
         self._n_failures = 0
+        if self._is_backing_off:
+            self._is_backing_off = False
+            self._context.cancel_timer(("retry", self.id))
         if former is not None and former.id != link.id:
             self._requeue(former.id)
         self._stimulate(Stimulus.HEARD if session in self._invoked else Stimulus.HEARD_OTHER)
 
     def _leave_if_returned(self) -> None:
-        if self.activity is Activity.LEAVING and not self._invoked:
+        if self.activity is Activity.LEAVING and self._session not in self._invoked:
             self._stimulate(Stimulus.RETURNED)
 
     def _stimulate(self, stimulus: Stimulus) -> None:
@@ -254,6 +262,7 @@ class Node:
         self._n_sessions += 1
         session = SessionId(f"{self.id}.{self._context.epoch}.{self._n_sessions}")
         self._invoked.add(session)
+        self._session = session
         self.n_invoked["serve"] = self.n_invoked.get("serve", 0) + 1
         self._context.out.append(Invoke(node=self.id, session=session, reason="serve"))
         self._context.set_timer(("silence", self.id), self._context.policy.connect_timeout_s)
@@ -278,7 +287,7 @@ class Node:
             self._context.set_timer(("retry", self.id), max(pause_s, self._retry_after_s))
 
     def _is_wanted(self) -> bool:
-        return bool(self._queued) or any(r.kind is not RequestKind.DELETE for r in self._sent.values())
+        return self.n_unsettled > 0
 
     def _suspect(self) -> None:
         self._suspect_until_s = self._context.now_s + SUSPECT_S

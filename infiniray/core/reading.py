@@ -11,7 +11,7 @@ from infiniray.core.ids import OpId
 from infiniray.core.operation import Operation, Timing
 from infiniray.core.policy import Hedge
 from infiniray.core.requests import Outcome, RequestKind, Settled
-from infiniray.core.table import ObjectRecord
+from infiniray.core.table import ChunkPlace, ObjectRecord
 from infiniray.errors import DeadlineExceeded, InfiniRayError, ObjectLost, SchemeError
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Read(Operation):
         super().__init__(op, record.facts, shard, deadline_s)
         self.record = record
         self.states = [ChunkState.UNASKED] * record.facts.scheme.n
+        #: where each chunk was asked for; a repair may have brought it somewhere else since
+        self._asked_at: dict[int, ChunkPlace] = {}
 
     def start(self) -> None:
         self.shard.pin(self.record)
@@ -81,6 +83,7 @@ class Read(Operation):
         elif timing is Timing.AGAIN:
             for index in self._by_preference(ChunkState.FAILED):
                 self._ask(index)
+            self._replace()
         else:
             n, k = self._count(ChunkState.COMPLETE), self.facts.scheme.k
             detail = f"{n} of {k} chunks arrived, {self._count(ChunkState.MISSING)} are lost, the others did not answer"
@@ -115,23 +118,34 @@ class Read(Operation):
         return sorted((i for i, s in enumerate(self.states) if s is state), key=rank)
 
     def _ask(self, index: int) -> None:
-        place = self.record.places[index]
+        place = self._asked_at[index] = self.record.places[index]
         self.states[index] = ChunkState.PENDING
         self.ask(RequestKind.FETCH, index, self.shard.nodes[place.node], seq=place.seq, crc=place.crc)
 
     def _replace(self) -> None:
         """A chunk will not come: ask for another, or see that the object is lost."""
         k = self.facts.scheme.k
+        for index in self._moved():
+            self.states[index] = ChunkState.UNASKED
         have = len(self.states) - self._count(ChunkState.MISSING)
         if have < k:
+            if self.shard.is_repairing(self.record):
+                self.retry_later()  # what is missing is being rebuilt from an earlier read's bytes
+                return
             self.shard.lose(self.record)
             self.fail(ObjectLost(key=self.facts.key, have=have, need=k))
             return
-        spare = self._by_preference(ChunkState.UNASKED)
-        if spare:
-            self._ask(spare[0])
-        elif len(self.open) + self._count(ChunkState.COMPLETE) < k:
+        n_needed = k - len(self.open) - self._count(ChunkState.COMPLETE)
+        spare = self._by_preference(ChunkState.UNASKED)[: max(0, n_needed)]
+        for index in spare:
+            self._ask(index)
+        if len(spare) < n_needed:
             self.retry_later()
+
+    def _moved(self) -> list[int]:
+        """Chunks that were missing where they were asked for, and have been rebuilt elsewhere since."""
+        missing = [i for i, state in enumerate(self.states) if state is ChunkState.MISSING]
+        return [i for i in missing if self.record.places[i] != self._asked_at[i]]
 
     def _count(self, state: ChunkState) -> int:
         return self.states.count(state)

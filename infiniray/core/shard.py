@@ -250,6 +250,10 @@ class ShardState:
         deadline_s = self.context.now_s + REPAIR_DEADLINE_S
         self._begin(Repair(OpId(-self._n_repairs), source, record, self, deadline_s, lost))
 
+    def is_repairing(self, record: ObjectRecord) -> bool:
+        """Whether lost chunks of it are being rebuilt."""
+        return (record.facts.key, record.facts.version) in self._repairing
+
     def _coded(self, op: OpId, error: str | None) -> None:
         operation = self.operations.get(op)
         if operation is not None:

@@ -32,8 +32,9 @@ class ObjectRecord:
     places: list[ChunkPlace]
     #: when it expires, Unix time, None for never; ``facts`` keep what the chunks say
     expires_s: float | None
-    #: the CLOCK bit: used since the hand last passed
-    is_referenced: bool = True
+    #: the CLOCK bit: used since it was written or the hand last passed. A new object has not been used: of the two in three
+    #: that nobody ever asks for again, none shall push out one that somebody did.
+    is_referenced: bool = False
     #: reads and repairs that are working on its chunks: they stay until the last one ends
     n_pins: int = 0
     #: no longer in the table; its chunks go when the last pin does

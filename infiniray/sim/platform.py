@@ -63,6 +63,10 @@ class SimPlatform:
         self.instances: dict[NodeId, list[Instance]] = {}
         self.n_started = 0
         self.throttle_next = 0
+        #: when an instance of a node was last taken away
+        self.reclaimed_s: dict[NodeId, float] = {}
+        #: nodes that have had several instances at once
+        self.crowded: set[NodeId] = set()
         self._report = report
         self._links: dict[LinkId, Instance] = {}
         self._link_ids = itertools.count(1)
@@ -89,7 +93,10 @@ class SimPlatform:
     def _start(self, node: NodeId) -> Instance:
         self.n_started += 1
         instance = Instance(InstanceId(f"i{self.n_started}"), node)
-        self.instances.setdefault(node, []).append(instance)
+        fleet = self.instances.setdefault(node, [])
+        fleet.append(instance)
+        if len(fleet) > 1:
+            self.crowded.add(node)
         return instance
 
     def _begin(self, instance: Instance, session: SessionId) -> None:
@@ -209,6 +216,7 @@ class SimPlatform:
         if instance.is_gone:
             return
         instance.is_gone = True
+        self.reclaimed_s[instance.node] = self.clock.now_s
         self.instances[instance.node].remove(instance)
         if instance.link is not None:
             self._links.pop(instance.link, None)

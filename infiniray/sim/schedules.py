@@ -37,14 +37,42 @@ _MAY_FAIL_WRITES = (DeadlineExceeded, PoolFull, WriteFailed, Overloaded)
 
 
 @dataclass(slots=True)
-class _Key:
-    """What may be under a key: values that a read may return now. None stands for a miss with a reason."""
+class _Write:
+    """A PUT, or a DELETE (value None). ``ended_s`` is None while it is under way, and for ever if it failed."""
 
-    allowed: set[object] = field(default_factory=lambda: {None})
-    writing: dict[OpId, object] = field(default_factory=dict)
-    expires_s: float | None = None
-    #: instances were lost since the value was written: an ObjectLost is a reason
-    may_be_lost: bool = False
+    value: object
+    began_s: float
+    ended_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Read:
+    key: str
+    began_s: float
+    version: int  # that was current then; 0 if none
+
+
+@dataclass(slots=True)
+class _Key:
+    """What was written under a key, and whether it may have gone by itself (expiry)."""
+
+    writes: list[_Write] = field(default_factory=lambda: [_Write(None, 0.0, 0.0)])
+    writing: dict[OpId, _Write] = field(default_factory=dict)
+    may_expire: bool = False
+
+    def allowed(self, began_s: float) -> set[object]:
+        """Values that a read which began then, and ends now, may return: per-key linearizability.
+
+        A write is out when another was acknowledged before the read began, and had begun after the first one ended.
+        """
+        acknowledged = [w for w in self.writes if w.ended_s is not None and w.ended_s < began_s]
+        latest_s = max((w.began_s for w in acknowledged), default=0.0)
+        return {w.value for w in self.writes if w.ended_s is None or w.ended_s >= latest_s}
+
+    def forget_old(self, before_s: float) -> None:
+        """Keep the list short: what no read that is under way can see."""
+        seen = self.allowed(before_s)
+        self.writes = [w for w in self.writes if w.value in seen or w.ended_s is None or w.ended_s >= before_s]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,14 +101,15 @@ class _Schedule:
             stall_s=1.0,
             seed=seed,
         )
-        nodes = {NodeId(f"n{i}"): self.random.choice([6 << 20, 24 << 20]) for i in range(10)}
+        nodes = {NodeId(f"n{i}"): self.random.choice([3 << 20, 8 << 20]) for i in range(10)}
         self.capacity = nodes
         self.state = ShardState(shard="s", epoch=1, nodes=nodes, policy=policy)
         model = PlatformModel(cold_start_s=self.random.choice([0.05, 0.3]), linger_s=self.random.choice([0.002, 0.05]))
         self.driver = SimDriver(self.state, model, keeps_log=keeps_story)
         self.keys = {key: _Key() for key in _KEYS}
-        self.reads: dict[OpId, tuple[str, set[object]]] = {}
+        self.reads: dict[OpId, _Read] = {}
         self.deadlines: dict[OpId, float] = {}
+        self.damaged: set[NodeId] = set()
         self.n_values = 0
         self.result = ScheduleResult(seed=seed, n_steps=n_steps, n_events=0)
 
@@ -109,33 +138,33 @@ class _Schedule:
         self.n_values += 1
         size_bytes = self.random.choice([0, 1, 1000, 1 << 16, 1 << 17, 1 << 20, (1 << 20) + 1, 5 << 20])
         ttl_s = self.random.choice([None, None, None, 5.0])
-        # Until it ends, a read may see the old value or the new one.
         now_s = self.driver.clock.now_s
-        value = f"value {self.n_values}"
         record = self.keys[key]
-        record.allowed.add(value)
-        op = self.driver.put(key, size_bytes, value, ttl_s=ttl_s, timeout_s=_TIMEOUT_S)
-        record.writing[op] = value
+        write = _Write(f"value {self.n_values}", now_s)
+        record.writes.append(write)
+        record.may_expire |= ttl_s is not None
+        op = self.driver.put(key, size_bytes, write.value, ttl_s=ttl_s, timeout_s=_TIMEOUT_S)
+        record.writing[op] = write
         self.deadlines[op] = now_s + _TIMEOUT_S
-        if ttl_s is not None:
-            record.allowed.add(None)  # may have expired whenever it is read
 
     def _get(self) -> None:
         key = self.random.choice(_KEYS)
-        op = self.driver.get(key, timeout_s=_TIMEOUT_S)
-        self.reads[op] = (key, set(self.keys[key].allowed))
-        self.deadlines[op] = self.driver.clock.now_s + _TIMEOUT_S
+        now_s = self.driver.clock.now_s
+        record = self.state.table.find(key)
+        version = record.facts.version if record is not None else 0
+        self.reads[self.driver.get(key, timeout_s=_TIMEOUT_S)] = _Read(key, now_s, version)
+        self.deadlines[max(self.reads)] = now_s + _TIMEOUT_S
 
     def _delete(self) -> None:
         key = self.random.choice(_KEYS)
+        now_s = self.driver.clock.now_s
         self.driver.finish(self.driver.delete(key))
-        record = self.keys[key]
-        record.allowed = {None, *record.writing.values()}
+        self.keys[key].writes.append(_Write(None, now_s, now_s))
 
     def _touch(self) -> None:
         key = self.random.choice(_KEYS)
         self.driver.finish(self.driver.touch(key, self.random.choice([None, 1.0])))
-        self.keys[key].allowed.add(None)
+        self.keys[key].may_expire = True
 
     # ------------------------------------------------------------ bad luck
 
@@ -167,6 +196,7 @@ class _Schedule:
         instance = self._some_instance()
         if instance is not None:
             instance.is_corrupt = not instance.is_corrupt
+            self.damaged.add(instance.node)
 
     def _throttle(self) -> None:
         self.driver.platform.throttle_next = self.random.choice([0, 1, 3, 10])
@@ -183,56 +213,77 @@ class _Schedule:
     def _check_endings(self) -> None:
         for key, record in self.keys.items():
             for op in [op for op in record.writing if op in self.driver.endings]:
-                self._written(record, op, self.driver.endings[op])
-            # what is being written may have become visible while these reads went on
-            for read_key, allowed in self.reads.values():
-                if read_key == key:
-                    allowed |= record.allowed
+                del self.deadlines[op]
+                self._written(key, record.writing.pop(op), self.driver.endings[op])
         for op in [op for op in self.reads if op in self.driver.endings]:
-            key, allowed = self.reads.pop(op)
             del self.deadlines[op]
-            self._read(key, allowed, self.driver.endings[op])
+            self._read(self.reads.pop(op), self.driver.endings[op])
+        oldest_s = min((read.began_s for read in self.reads.values()), default=self.driver.clock.now_s)
+        for record in self.keys.values():
+            record.forget_old(oldest_s)
 
-    def _written(self, record: _Key, op: OpId, ending: Ending) -> None:
-        value = record.writing.pop(op)
-        del self.deadlines[op]
-        if ending.error is not None:
-            if not isinstance(ending.error, _MAY_FAIL_WRITES):
-                raise Violation(f"a PUT failed with {ending.error!r}")
-            record.allowed.discard(value)
-            self.result.failures += 1
-        elif not record.writing:
-            # Acknowledged, with no other under way: this one, or one that overlapped it.
-            misses = {None} & record.allowed
-            record.allowed = {value, *misses, *self._overlapping(record)}
+    def _written(self, key: str, write: _Write, ending: Ending) -> None:
+        if ending.error is None:
+            write.ended_s = ending.at_s
+            self._check_stored(key, write)
+            return
+        if not isinstance(ending.error, _MAY_FAIL_WRITES):
+            raise Violation(f"a PUT failed with {ending.error!r}")
+        self.keys[key].writes.remove(write)  # nothing of it is kept
+        self.result.failures += 1
 
-    @staticmethod
-    def _overlapping(record: _Key) -> set[object]:
-        return {value for value in record.allowed if value is not None}
+    def _check_stored(self, key: str, write: _Write) -> None:
+        """What is acknowledged is with its nodes, unless these were reclaimed since."""
+        record = self.state.table.find(key)
+        platform = self.driver.platform
+        for index, place in enumerate(record.places if record is not None else ()):
+            assert record is not None
+            chunk = record.chunk_id(index)
+            kept = [i.chunks[chunk][0] for i in platform.instances.get(place.node, ()) if chunk in i.chunks]
+            if any(token[3] != write.value for token in kept):
+                return  # another write has taken its place
+            if not kept and platform.reclaimed_s.get(place.node, 0.0) < write.began_s:
+                raise Violation(f"chunk {index} of {key!r} was acknowledged, but {place.node} does not have it")
 
-    def _read(self, key: str, allowed: set[object], ending: Ending) -> None:
+    def _read(self, read: _Read, ending: Ending) -> None:
+        allowed = self.keys[read.key].allowed(read.began_s)
         match ending.error:
             case None:
                 if ending.value not in allowed:
-                    raise Violation(f"{key!r} was read as {ending.value!r}; allowed were {sorted(map(str, allowed))}")
+                    raise Violation(f"{read.key!r} was read as {ending.value!r}; allowed: {sorted(map(str, allowed))}")
                 self.result.hits += 1
             case ObjectLost(have=have, need=need):
-                if have >= need:
-                    raise Violation(f"{key!r} is called lost with {have} of {need} chunks")
+                self._check_lost(read, have, need)
                 self.result.resets += 1
             case KeyNotFound():
-                self._miss(key, allowed)
+                self._check_miss(read.key, allowed)
+                self.result.misses += 1
             case DeadlineExceeded() | Overloaded():
                 self.result.failures += 1
             case InfiniRayError() as error:
                 raise Violation(f"a GET failed with {error!r}")
 
-    def _miss(self, key: str, allowed: set[object]) -> None:
-        counters = self.state.counters
-        has_reason = None in allowed or counters.evictions or counters.resets or counters.expired
+    def _check_miss(self, key: str, allowed: set[object]) -> None:
+        counters, record = self.state.counters, self.keys[key]
+        has_reason = None in allowed or record.may_expire or counters.evictions or counters.resets
         if not has_reason:
-            raise Violation(f"{key!r} is a miss without a reason; allowed were {sorted(map(str, allowed))}")
-        self.result.misses += 1
+            raise Violation(f"{key!r} is a miss without a reason; allowed: {sorted(map(str, allowed))}")
+
+    def _check_lost(self, read: _Read, have: int, need: int) -> None:
+        """A reset needs more than r chunks gone. Nodes that were damaged, or had two instances at once, may count
+        as gone: which copy the shard talked to is not known here."""
+        if have >= need:
+            raise Violation(f"{read.key!r} is called lost with {have} of {need} chunks")
+        platform = self.driver.platform
+        there = {
+            chunk.index
+            for instance in platform.alive()
+            if instance.node not in platform.crowded and instance.node not in self.damaged
+            for chunk in instance.chunks
+            if (chunk.key, chunk.version) == (read.key, read.version)
+        }
+        if len(there) >= need:
+            raise Violation(f"{read.key!r} is called lost, but chunks {sorted(there)} of it are there")
 
     def _check_places(self) -> None:
         for record in self.state.table:
@@ -251,6 +302,9 @@ class _Schedule:
         self._check()
         if self.state.operations or self.driver.open_operations:
             raise Violation(f"left open: {self.state.operations}, {self.driver.open_operations}")
+        unsettled = {node.id: n for node in self.state.nodes.values() if (n := node.n_unsettled)}
+        if unsettled:
+            raise Violation(f"requests were left with nodes: {unsettled}")
         timers = [timer for timer in self.driver.timers if timer[0] != "sweep"]
         awake = [node for node in self.state.nodes.values() if node.activity is not Activity.SLEEPING]
         if timers or awake:

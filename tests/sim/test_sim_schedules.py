@@ -78,8 +78,8 @@ def counts_damaged_chunks(patch: pytest.MonkeyPatch) -> None:
 
 
 def leaves_requests_open(patch: pytest.MonkeyPatch) -> None:
-    """Stalled requests are not given up."""
-    patch.setattr(storing.Operation, "fail_stalled", lambda self: None)
+    """A read that has enough does not cancel the rest."""
+    patch.setattr(storing.Operation, "withdraw", lambda self, index: self.open.pop(index, None))
 
 
 def leaks_memory(patch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def leaks_memory(patch: pytest.MonkeyPatch) -> None:
 
 
 def keeps_the_older_write(patch: pytest.MonkeyPatch) -> None:
-    """Of two writes, the one that ends last wins, though the other began later... and the record is left in both places."""
+    """A key that is there is not replaced."""
 
     def insert(self: ObjectTable, record: ObjectRecord) -> ObjectRecord | None:
         if record.facts.key in self._records:
@@ -100,7 +100,7 @@ def keeps_the_older_write(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ObjectTable, "insert", insert)
 
 
-def trusts_every_copy(patch: pytest.MonkeyPatch) -> None:
+def ignores_memory_limits(patch: pytest.MonkeyPatch) -> None:
     """Memory limits are not looked at when nodes are chosen."""
 
     def choose(nodes: Any, footprints: list[int], exclude: Any, context: Any, *salt: object) -> Any:
@@ -110,8 +110,8 @@ def trusts_every_copy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(storing, "choose_nodes", choose)
 
 
-def invokes_while_leaving(patch: pytest.MonkeyPatch) -> None:
-    """What was sent over a lost connection is forgotten."""
+def forgets_lost_connections(patch: pytest.MonkeyPatch) -> None:
+    """What was sent over a lost connection is not sent again."""
 
     def requeue(self: Any, link_id: Any) -> None:
         for request in [r for r in self._sent.values() if r.link == link_id and r.kind is not RequestKind.DELETE]:
@@ -128,20 +128,22 @@ MUTANTS = [
     leaves_requests_open,
     leaks_memory,
     keeps_the_older_write,
-    trusts_every_copy,
+    ignores_memory_limits,
 ]
 
 
 @pytest.mark.parametrize("plant", MUTANTS, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    found = 0
-    for seed in range(BUDGET):
-        try:
-            run_schedule(seed)
-        except (Violation, AssertionError, KeyError, IndexError) as violation:
-            found += 1
-            if isinstance(violation, Violation):
-                assert f"seed {seed}" in str(violation)
-            break
-    assert found, f"{plant.__name__} was not found in {BUDGET} schedules"
+    assert any(breaks(seed) for seed in range(BUDGET)), f"{plant.__name__} was not found in {BUDGET} schedules"
+
+
+def breaks(seed: int) -> bool:
+    """A broken promise, or a broken assumption of the code itself."""
+    try:
+        run_schedule(seed)
+    except Violation as violation:
+        return f"replay: python -m infiniray.sim --seed {seed}" in str(violation)
+    except (AssertionError, KeyError, IndexError):
+        return True
+    return False

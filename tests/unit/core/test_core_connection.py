@@ -1,0 +1,237 @@
+"""The connection to a node: the table of transitions, and a node that lives by it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from core_world import World
+
+from infiniray.core import commands as cmd
+from infiniray.core import events as ev
+from infiniray.core.connection import TRANSITIONS, Action, Activity, Stimulus, Validity, step
+from infiniray.core.ids import NodeId, SessionId
+
+STATES = list(itertools.product(Activity, Validity))
+#: LEAVING and SLEEPING know fewer validities than the awake states: nothing is asked of a node that leaves, and one
+#: that sleeps has answered nothing.
+REACHABLE = [
+    (a, v)
+    for a, v in STATES
+    if not (a is Activity.LEAVING and v is not Validity.UNVALIDATED)
+    and not (a is Activity.SLEEPING and v is Validity.VALIDATED)
+]
+#: The timer that it comes from runs in these states only.
+SILENT = {
+    (Activity.SLEEPING, Validity.VALIDATING), (Activity.ACTIVE, Validity.VALIDATING),
+    (Activity.MAYBE, Validity.VALIDATING), (Activity.LEAVING, Validity.UNVALIDATED),
+}  # fmt: skip
+
+
+def test_every_state_that_is_reached_is_reachable_by_rule() -> None:
+    assert {state for state, _ in TRANSITIONS} == set(REACHABLE)
+    assert {after for after, _ in TRANSITIONS.values()} <= set(REACHABLE)
+
+
+@pytest.mark.parametrize("state", REACHABLE, ids=str)
+def test_every_fact_that_can_come_has_a_transition(state: tuple[Activity, Validity]) -> None:
+    for stimulus in Stimulus:
+        is_possible = stimulus is not Stimulus.SILENCE or state in SILENT
+        assert ((state, stimulus) in TRANSITIONS) == is_possible, stimulus
+
+
+@pytest.mark.parametrize(("state", "stimulus"), [(s, x) for s in STATES for x in Stimulus if (s, x) not in TRANSITIONS])
+def test_an_illegal_pair_raises(state: tuple[Activity, Validity], stimulus: Stimulus) -> None:
+    with pytest.raises(KeyError):
+        step(state, stimulus)
+
+
+def test_an_illegal_stimulus_changes_nothing_at_a_node() -> None:
+    world = World()
+    node = world.state.nodes[NodeId("n0")]
+    before = repr(node)
+    with pytest.raises(KeyError):
+        world.state.handle(ev.TimerFired(timer=("silence", "n0")), world.now_s)
+    assert repr(node) == before
+    assert world.state.context.out == []
+
+
+def test_only_sleepers_are_invoked_and_only_awake_nodes_are_sent_to() -> None:
+    awake = (Activity.ACTIVE, Activity.MAYBE)
+    for (before, _), (after, actions) in TRANSITIONS.items():
+        if Action.INVOKE in actions:
+            assert after == (Activity.SLEEPING, Validity.VALIDATING)
+            assert before[0] is not Activity.LEAVING
+        if Action.FLUSH in actions:
+            assert after[0] in awake
+
+
+def test_a_leaving_node_is_not_invoked_before_its_return() -> None:
+    assert not any(
+        Action.INVOKE in actions for (state, _), (_, actions) in TRANSITIONS.items() if state[0] is Activity.LEAVING
+    )
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.put("a")
+    node = NodeId("n0")
+    scripted = world.nodes[node]
+    session, scripted.session = scripted.session, None
+    assert session is not None
+    assert scripted.instance.link is not None
+    world.tell(ev.ByeReceived(link=scripted.instance.link, session=session))
+
+    get = world.get("a")
+    assert len(world.said(cmd.Invoke)) == 1
+    world.tell(ev.InvokeReturned(node=node, session=session, outcome=ev.InvokeOutcome.OK))
+    assert len(world.said(cmd.Invoke)) == 2
+    assert world.facts(get).key == "a"
+
+
+@pytest.mark.parametrize("validity", Validity)
+def test_a_return_says_nothing_about_somebody_elses_session(validity: Validity) -> None:
+    state = (Activity.MAYBE, validity)
+    assert step(state, Stimulus.RETURNED) == (state, ())
+
+
+def test_a_node_that_somebody_else_woke_serves_without_an_invocation() -> None:
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.second_instance(NodeId("n0"), "not ours")
+    put = world.put("a")
+    assert world.facts(put).key == "a"
+    assert world.said(cmd.Invoke) == []
+    assert world.state.nodes[NodeId("n0")].activity is Activity.MAYBE
+
+
+def test_requests_follow_the_ping_without_waiting_for_its_answer() -> None:
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.put("a")
+    world.nodes[NodeId("n0")].holds = True
+    since = len(world.commands)
+    world.get("a")  # just heard of: no need to ask
+    world.get("a")
+    sent = [type(c) for c in world.commands[since:] if isinstance(c, (cmd.Ping, cmd.FetchChunk))]
+    assert sent == [cmd.FetchChunk, cmd.Ping, cmd.FetchChunk]
+
+
+def test_a_return_that_overtakes_the_last_answers_loses_none() -> None:
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.put("a")
+    node, scripted = NodeId("n0"), world.nodes[NodeId("n0")]
+    scripted.holds = True
+    get = world.get("a")
+    assert scripted.session is not None
+    world.tell(ev.InvokeReturned(node=node, session=scripted.session, outcome=ev.InvokeOutcome.OK))
+    assert world.is_open(get)
+    assert len(world.said(cmd.Invoke)) == 1
+    world.let_go(node)
+    assert world.facts(get).key == "a"
+
+
+def test_the_return_of_the_session_in_use_counts_while_another_invocation_hangs() -> None:
+    """A hung invocation stays out for minutes; sessions that end normally meanwhile must not wait for it."""
+    world = World(scheme="mirror:1", n_nodes=1)
+    node, scripted = NodeId("n0"), world.nodes[NodeId("n0")]
+    scripted.is_silent = True
+    put = world.put("a")
+    world.advance(3.01)  # the first invocation is given up
+    scripted.is_silent = False
+    world.advance(3.0)
+    assert world.facts(put).key == "a"
+
+    world.end_session(node)
+    assert world.state.nodes[node].activity is Activity.SLEEPING
+    get = world.get("a")
+    assert world.facts(get).key == "a"
+
+
+def test_a_refused_invocation_counts_while_another_one_hangs() -> None:
+    world = World(scheme="mirror:1", n_nodes=1)
+    scripted = world.nodes[NodeId("n0")]
+    scripted.is_silent = True
+    put = world.put("a")
+    world.advance(3.01)
+    scripted.is_silent, scripted.outcome = False, ev.InvokeOutcome.THROTTLED
+    world.advance(0.2)
+    n_invoked = len(world.said(cmd.Invoke))
+    assert n_invoked >= 2
+    scripted.outcome = None
+    world.advance(0.5)
+    assert world.facts(put).key == "a"
+
+
+def test_a_node_that_speaks_up_ends_the_pause_after_a_failure() -> None:
+    world = World(scheme="mirror:1", n_nodes=1, backoff_s=10.0, backoff_max_s=10.0)
+    node, scripted = NodeId("n0"), world.nodes[NodeId("n0")]
+    scripted.outcome = ev.InvokeOutcome.THROTTLED
+    first = world.put("a")
+    assert ("retry", node) in world.timers
+    world.second_instance(node, "somebody else's")
+    assert world.facts(first).key == "a"
+    assert ("retry", node) not in world.timers
+    assert world.facts(world.put("b")).key == "b"
+
+
+def test_at_most_two_invocations_of_a_node_are_out() -> None:
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.nodes[NodeId("n0")].is_silent = True
+    put = world.put("a", timeout_s=29.0)
+    world.advance(30.0)
+    assert len(world.said(cmd.Invoke)) == 2
+    assert "did not finish within 29 s" in str(world.error(put))
+
+
+def test_a_connection_that_is_dialled_again_replaces_the_old_one() -> None:
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.put("a")
+    node, scripted = NodeId("n0"), world.nodes[NodeId("n0")]
+    old = scripted.instance.link
+    scripted.holds = True
+    get = world.get("a")
+    scripted.instance.link, scripted.held, scripted.holds = None, [], False
+    world._open(node, SessionId("next"))
+    assert [c.link for c in world.said(cmd.CloseLink)] == [old]
+    assert world.facts(get).key == "a"  # asked again over the new one
+    assert len(world.said(cmd.FetchChunk)) == 2
+
+
+def test_requests_on_a_lost_connection_are_sent_again_to_whoever_answers() -> None:
+    world = World(scheme="mirror:1", n_nodes=1)
+    node, scripted = NodeId("n0"), world.nodes[NodeId("n0")]
+    scripted.holds = True
+    put = world.put("a")
+    assert world.is_open(put)
+    scripted.holds = False
+    world.lose(node)
+    world.advance(0.2)  # the pause after the failure
+    assert world.facts(put).key == "a"
+    stores = world.said(cmd.StoreChunk)
+    assert len({c.request for c in stores}) == len({c.seq for c in stores}) == 2
+
+
+def test_a_second_instance_starts_no_second_numbering() -> None:
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.put("a")
+    world.put("b")
+    world.second_instance(NodeId("n0"), "other")
+    world.put("c")
+    numbers = [c.seq for c in world.said(cmd.StoreChunk)]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_number_that_an_instance_knows_is_not_given_again() -> None:
+    """A restarted shard finds instances that have history."""
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.nodes[NodeId("n0")].instance.spans.add(1, 41)
+    world.put("a")
+    assert [c.seq for c in world.said(cmd.StoreChunk)] == [42]
+
+
+def test_a_stranger_is_hung_up_on() -> None:
+    world = World()
+    before = world.nodes[NodeId("n0")].instance
+    world.tell(
+        ev.LinkOpened(
+            link=99,  # type: ignore[arg-type]
+            node=NodeId("stranger"), instance=before.id, session=SessionId("x"), spans=before.spans,
+        )
+    )  # fmt: skip
+    assert [c.link for c in world.said(cmd.CloseLink)] == [99]
