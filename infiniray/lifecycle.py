@@ -145,4 +145,10 @@ def _attach(name: str, address: str | None) -> None:
             "or say where Ray is with address="
         )
         raise CacheUnavailable(detail=detail)
+    if record.ray_head is not None and not record.ray_head.is_alive():  # Ray would take minutes to find out
+        detail = (
+            f"cache {name!r} has crashed: the Ray that it ran on has ended; "
+            "`infiniray up` starts it anew, `infiniray down` clears what is left"
+        )
+        raise CacheUnavailable(detail=detail)
     rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)

@@ -110,6 +110,11 @@ class Node:
         self._queued[request.id] = request
         self._stimulate(Stimulus.REQUEST)
 
+    def wake(self) -> None:
+        """Something will be submitted soon: invoke the node now if it sleeps."""
+        if self.activity is Activity.SLEEPING:
+            self._stimulate(Stimulus.REQUEST)
+
     def cancel(self, request: Request) -> None:
         """Forget a request: it will not be settled. What is on its way stops on the wire."""
         if self._queued.pop(request.id, None) is not None or self._sent.pop(request.id, None) is None:
@@ -201,9 +206,7 @@ class Node:
         if link is not None and outcome is Outcome.DONE and request.kind is not RequestKind.FETCH:
             link.spans.add(request.seq)
         if request.kind is RequestKind.DELETE:
-            if outcome is not Outcome.DONE:
-                self._garbage.extend(request.chunk_ids)
-            return
+            return  # refused: it knows a newer epoch, so what it holds is another shard's business
         if request.kind is RequestKind.STORE:
             request.crc = crc
         self._settle(request, outcome, detail)

@@ -144,8 +144,19 @@ class Read(Operation):
 
     def _moved(self) -> list[int]:
         """Chunks that were missing where they were asked for, and have been rebuilt elsewhere since."""
-        missing = [i for i, state in enumerate(self.states) if state is ChunkState.MISSING]
-        return [i for i in missing if self.record.places[i] != self._asked_at[i]]
+        return [i for i in self._missing() if self.record.places[i] != self._asked_at[i]]
+
+    def _missing(self) -> list[int]:
+        return [i for i, state in enumerate(self.states) if state is ChunkState.MISSING]
+
+    def _lost(self) -> tuple[int, ...]:
+        """Chunks that are to be rebuilt: missing where they were asked for, or not asked for because their nodes said
+        at HELLO that they lack them."""
+        gone = set(self._missing()).difference(self._moved())
+        for index, place in enumerate(self.record.places):
+            if self.states[index] is not ChunkState.COMPLETE and self.shard.nodes[place.node].lacks(place.seq):
+                gone.add(index)
+        return tuple(sorted(gone))
 
     def _count(self, state: ChunkState) -> int:
         return self.states.count(state)
@@ -169,7 +180,7 @@ class Read(Operation):
             self._complete()
 
     def _complete(self) -> None:
-        lost = tuple(i for i, state in enumerate(self.states) if state is ChunkState.MISSING)
+        lost = self._lost()
         if lost:
             self.shard.counters.degraded_reads += 1
             self.shard.repair(self.record, lost, source=self.id)

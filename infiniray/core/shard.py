@@ -217,9 +217,9 @@ class ShardState:
         able = sum(node.capacity_bytes >= max(footprints) for node in self.nodes.values())
         if able >= scheme.n:
             return None
-        smallest = sorted((node.capacity_bytes for node in self.nodes.values()), reverse=True)[: scheme.n]
-        limit = smallest[-1] * len(smallest) if smallest else 0
-        return ValueTooLarge(size_bytes=sum(footprints), limit_bytes=limit)
+        largest = sorted((node.capacity_bytes for node in self.nodes.values()), reverse=True)[: scheme.n]
+        limit = largest[-1] * scheme.n if len(largest) == scheme.n else 0
+        return ValueTooLarge(size_bytes=max(footprints) * scheme.n, limit_bytes=limit)
 
     def _refuse(self, op: OpId, error: InfiniRayError) -> None:
         self.counters.refused += isinstance(error, (Overloaded, ValueTooLarge))

@@ -133,6 +133,8 @@ class Storing(Operation):
         node.used_bytes += self._footprint(index)
         if self._is_coded or index < self.facts.scheme.k:
             self.ask(RequestKind.STORE, index, node)
+        else:
+            node.wake()
 
     def _leave(self, index: int) -> None:
         """Take a chunk back from its node, which may or may not have it."""
@@ -185,6 +187,10 @@ class Write(Storing):
         )
         self.shard.commit(record)
         self.end(lambda: self.context.out.append(Complete(op=self.id, facts=self.facts)))
+
+    def on_end(self, error: InfiniRayError | None) -> None:
+        super().on_end(error)
+        self.shard.counters.puts_failed += error is not None
 
 
 class Repair(Storing):

@@ -32,7 +32,7 @@ class ObjectRecord:
     places: list[ChunkPlace]
     #: when it expires, Unix time, None for never; ``facts`` keep what the chunks say
     expires_s: float | None
-    #: the CLOCK bit: used since it was written or the hand last passed. A new object has not been used: of the two in three
+    #: the CLOCK bit: used since it was written or the hand last passed. A new object has not been used: of the many
     #: that nobody ever asks for again, none shall push out one that somebody did.
     is_referenced: bool = False
     #: reads and repairs that are working on its chunks: they stay until the last one ends

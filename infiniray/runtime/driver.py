@@ -291,7 +291,7 @@ class ShardDriver:
 
     def _delete_chunks(self, command: cmd.DeleteChunks) -> None:
         meta = {"seq": command.seq, "chunk_ids": [list(chunk) for chunk in command.chunk_ids]}
-        self._on_link(command.link, lambda link: link.send(Kind.DELETE, command.request, meta))
+        self._on_link(command.link, lambda link: link.delete(command.request, meta))
 
     # ------------------------------------------------------------ commands to the codec
 

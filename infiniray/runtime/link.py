@@ -97,6 +97,7 @@ class NodeLink:
         self._incoming: dict[int, _Incoming] = {}
         self._control: deque[bytes] = deque()
         self._stores: deque[_Outgoing] = deque()
+        self._deletes: set[RequestId] = set()
         self._unanswered: dict[RequestId, int] = {}  # CRC of chunks that are sent, or being sent
         self._pending: list[memoryview] = []  # of what is being sent, what the kernel has not taken
         self._is_writing = False
@@ -123,6 +124,11 @@ class NodeLink:
         """Stop sending a chunk; nothing is heard of it any more."""
         self._unanswered.pop(request, None)
         self._stop_sending(request)
+
+    def delete(self, request: RequestId, meta: dict[str, object]) -> None:
+        """Have chunks deleted."""
+        self._deletes.add(request)
+        self.send(Kind.DELETE, request, meta)
 
     def fetch(self, request: RequestId, index: int, facts: ObjectFacts, crc: int, target: ByteArray) -> None:
         """Ask for a chunk, to be received into ``target``."""
@@ -198,12 +204,8 @@ class NodeLink:
         match frame.kind:
             case Kind.CHUNK | Kind.DATA:
                 self._take(frame)
-            case Kind.MISSING | Kind.ABORT | Kind.CANCELLED | Kind.REFUSED:
-                was_fetched = self._incoming.pop(frame.request, None) is not None
-                was_stored = self._unanswered.pop(RequestId(frame.request), None) is not None
-                if was_stored:
-                    self._stop_sending(frame.request)
-                self._tell_end(frame, was_fetched or was_stored)
+            case Kind.MISSING | Kind.ABORT | Kind.CANCELLED | Kind.REFUSED | Kind.DELETED:
+                self._end(frame)
             case Kind.STORED:
                 crc = self._unanswered.pop(RequestId(frame.request), None)
                 if crc is not None:
@@ -211,15 +213,25 @@ class NodeLink:
             case _:
                 self._owner.on_frame(self, frame)
 
-    def _tell_end(self, frame: Frame, is_awaited: bool) -> None:
-        """A request ended without a chunk. DELETE is not kept here, so a refusal of one is always told."""
+    def _end(self, frame: Frame) -> None:
+        """A request ended without a chunk. Only this link's own: a node has no say in what others were asked."""
         request = RequestId(frame.request)
-        if frame.kind is Kind.REFUSED:
+        was_fetch = self._incoming.pop(request, None) is not None
+        was_store = self._unanswered.pop(request, None) is not None
+        was_delete = request in self._deletes
+        self._deletes.discard(request)
+        if was_store:
+            self._stop_sending(request)
+        if not (was_fetch or was_store or was_delete):
+            self.n_discarded += frame.kind is not Kind.CANCELLED  # the end of one that was cancelled is expected
+        elif frame.kind is Kind.REFUSED:
             self._owner.on_refused(self, request, str(frame.meta.get("reason", "")))
-        elif frame.kind is Kind.ABORT and is_awaited:
+        elif frame.kind is Kind.ABORT:
             self._owner.on_refused(self, request, "the node's time ran out")
-        elif is_awaited:
+        elif was_delete is (frame.kind is Kind.DELETED) and was_store is False:
             self._owner.on_frame(self, frame)
+        else:
+            raise ProtocolError(f"{frame.kind.name} is no answer to what was asked")
 
     def _take(self, frame: Frame) -> None:
         incoming = self._incoming.get(frame.request)

@@ -16,6 +16,7 @@ from fake_cache import FakeCache
 
 from infiniray.cli import objects, running
 from infiniray.cli.main import main
+from infiniray.cluster import rayapi
 from infiniray.cluster.state import CacheRecord, ProcessMark, StateDirectory
 from infiniray.config import Config
 from infiniray.errors import CacheUnavailable, WriteFailed
@@ -107,12 +108,10 @@ def dead_process() -> ProcessMark:
 def test_a_crashed_cache_is_said_to_be_crashed_without_waiting_for_ray(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    import infiniray
-
-    def waits(_: str) -> None:
+    def waits(*_: object, **__: object) -> None:
         pytest.fail("Ray takes minutes to find out that its head has gone")
 
-    monkeypatch.setattr(infiniray, "connect", waits, raising=False)
+    monkeypatch.setattr(rayapi, "attach", waits)
     StateDirectory().write(
         CacheRecord(name="default", ray_address="127.0.0.1:1", created_s=0.0, ray_head=dead_process())
     )

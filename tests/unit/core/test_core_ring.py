@@ -89,7 +89,7 @@ def test_few_nodes_change_hands_when_a_shard_joins() -> None:
 def test_too_few_nodes_for_the_widest_scheme_are_refused_with_numbers() -> None:
     ring = Ring(epoch=1, shards={"a": 1, "b": 1, "c": 1})
     assert ring.assign(NODES, minimum=13)
-    with pytest.raises(ConfigError, match="40 nodes over shards .* give one of them 13; its widest scheme needs 14"):
+    with pytest.raises(ConfigError, match=r"40 nodes over shards .* give one of them 13; its widest scheme needs 14"):
         ring.assign(NODES, minimum=14)
 
 

@@ -1,0 +1,381 @@
+"""Reads: the first k of an object's chunks, and what happens when some do not come."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from core_world import MIB, World
+
+from infiniray.core import commands as cmd
+from infiniray.core import events as ev
+from infiniray.core.ids import OpId
+from infiniray.core.policy import Hedge
+from infiniray.errors import DeadlineExceeded, KeyNotFound, ObjectLost, Overloaded, SchemeError
+
+BOTH = pytest.mark.parametrize("hedge", Hedge)
+
+
+def stored(scheme: str = "rs:4+2", **settings: object) -> World:
+    """A world with object "a", every node awake."""
+    world = World(scheme=scheme, **settings)  # type: ignore[arg-type]
+    world.facts(world.put("a"))
+    return world
+
+
+def asked(world: World, since: int) -> list[int]:
+    return [command.index for command in world.said(cmd.FetchChunk, since)]
+
+
+# ---------------------------------------------------------------- first-d
+
+
+@BOTH
+@pytest.mark.parametrize("scheme", ["rs:4+2", "xor:3+1", "mirror:3", "stripe:4", "rs:1+1"])
+def test_what_was_stored_is_read(scheme: str, hedge: Hedge) -> None:
+    world = stored(scheme, hedge=hedge)
+    put = world.facts(OpId(1))
+    get = world.get("a")
+    assert world.facts(get) == put
+    assert world.released.count(get) == 1
+    assert world.state.operations == {}
+    assert world.state.counters.hits == 1
+
+
+def test_delayed_asks_for_data_chunks_alone() -> None:
+    world = stored(hedge=Hedge.DELAYED)
+    since = len(world.commands)
+    world.get("a")
+    assert sorted(asked(world, since)) == [0, 1, 2, 3]
+    assert world.said(cmd.Decode) == []
+    assert world.timers == {}
+
+
+def test_all_asks_for_every_chunk_and_cancels_the_rest_on_the_wire() -> None:
+    world = stored(hedge=Hedge.ALL)
+    for index in (1, 4):
+        world.nodes[world.node_of("a", index)].holds = True
+    since = len(world.commands)
+    get = world.get("a")
+    assert sorted(asked(world, since)) == [0, 1, 2, 3, 4, 5]
+    assert world.facts(get).key == "a"
+    cancelled = {command.request for command in world.said(cmd.CancelFetch)}
+    held = {c.request for c in world.said(cmd.FetchChunk, since) if c.index in (1, 4)}
+    assert cancelled == held
+    assert [(c.have, c.want) for c in world.said(cmd.Decode)] == [((0, 2, 3, 5), (1,))]
+    assert world.state.counters.fetches_cancelled == 2
+
+
+def test_delayed_asks_for_more_when_the_first_are_overdue() -> None:
+    world = stored(hedge=Hedge.DELAYED, hedge_delay_s=0.02)
+    world.nodes[world.node_of("a", 2)].holds = True
+    since = len(world.commands)
+    get = world.get("a")
+    world.advance(0.019)
+    assert sorted(asked(world, since)) == [0, 1, 2, 3]
+    world.advance(0.002)
+    assert sorted(asked(world, since)) == [0, 1, 2, 3, 4, 5]
+    assert world.facts(get).key == "a"
+    assert len(world.said(cmd.CancelFetch)) == 2  # the overdue one, and one of the two that were asked for at last
+    assert world.state.counters.reads_hedged == 1
+
+
+def test_a_late_chunk_of_a_cancelled_request_changes_nothing() -> None:
+    world = stored(hedge=Hedge.ALL)
+    node = world.node_of("a", 0)
+    world.nodes[node].holds = True
+    world.holds_codec = True
+    since = len(world.commands)
+    get = world.get("a")
+    late = next(c.request for c in world.said(cmd.FetchChunk, since) if c.index == 0)
+    world.tell(ev.ChunkArrived(request=late))  # crossed the CANCEL on the wire
+    world.tell(ev.FetchCancelled(request=late))
+    assert world.is_open(get)
+    world.tell(ev.Decoded(op=get))
+    assert world.facts(get).key == "a"
+
+
+def test_nothing_more_is_asked_for_while_it_is_decoded() -> None:
+    """A chunk that came then could overwrite one that is decoded already."""
+    world = stored(hedge=Hedge.DELAYED)
+    world.lose(world.node_of("a", 0))
+    world.holds_codec = True
+    get = world.get("a")
+    assert len(world.said(cmd.Decode)) == 1
+    since = len(world.commands)
+    world.advance(10.0)
+    assert asked(world, since) == []
+    world.tell(ev.Decoded(op=get))
+    assert world.facts(get).key == "a"
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_any_replica_of_a_mirror_will_do(first: int) -> None:
+    world = stored("mirror:3", hedge=Hedge.ALL)
+    for index in range(3):
+        world.nodes[world.node_of("a", index)].holds = index != first
+    get = world.get("a")
+    assert world.facts(get).key == "a"
+    # replica 0 is the object; another one has to be brought in its place
+    assert [(c.have, c.want) for c in world.said(cmd.Decode)] == ([] if first == 0 else [((first,), (0,))])
+    assert len(world.said(cmd.CancelFetch)) == 2
+
+
+def test_nodes_known_to_lack_a_chunk_are_not_asked_for_it() -> None:
+    world = stored(hedge=Hedge.DELAYED)
+    world.second_instance(world.node_of("a", 1), "other")
+    since = len(world.commands)
+    get = world.get("a")
+    assert 1 not in asked(world, since)
+    assert world.facts(get).key == "a"
+
+
+def test_a_copy_that_says_at_hello_that_it_lacks_a_chunk_is_not_asked_for_it() -> None:
+    world = stored(hedge=Hedge.ALL)
+    lost = world.node_of("a", 0)
+    world.lose(lost)
+    since = len(world.commands)
+    assert world.facts(world.get("a")).key == "a"
+    assert world.nodes[lost].instance.link is not None  # invoked, and heard of
+    links = {c.link for c in world.said(cmd.FetchChunk, since)}
+    assert world.nodes[lost].instance.link not in links
+    assert sorted(asked(world, since)) == [1, 2, 3, 4, 5]
+
+
+def test_sleeping_nodes_are_asked_last() -> None:
+    world = stored("mirror:3", hedge=Hedge.DELAYED)
+    for index in (0, 2):
+        world.end_session(world.node_of("a", index))
+    since = len(world.commands)
+    world.get("a")
+    assert asked(world, since) == [1]
+    assert world.said(cmd.Invoke, since) == []
+
+
+# ---------------------------------------------------------------- lost, damaged, silent
+
+
+@BOTH
+@pytest.mark.parametrize("lost", [x for n in (1, 2) for x in itertools.combinations(range(6), n)], ids=str)
+def test_up_to_r_lost_chunks_are_a_hit(lost: tuple[int, ...], hedge: Hedge) -> None:
+    world = stored(hedge=hedge)
+    for node in [world.node_of("a", index) for index in lost]:
+        world.lose(node)
+    get = world.get("a")
+    assert world.facts(get).key == "a"
+    assert world.state.counters.resets == 0
+
+
+@BOTH
+@pytest.mark.parametrize(("scheme", "k", "n_lost"), [("rs:4+2", 4, 3), ("rs:4+2", 4, 6), ("mirror:3", 1, 3)])
+def test_more_than_r_lost_is_a_reset_with_numbers_and_then_a_miss(
+    scheme: str, k: int, n_lost: int, hedge: Hedge
+) -> None:
+    world = stored(scheme, hedge=hedge)
+    n = len(world.record("a").places)
+    for node in [world.node_of("a", index) for index in range(n_lost)]:
+        world.lose(node)
+    error = world.error(world.get("a"))
+    assert isinstance(error, ObjectLost)
+    assert (error.need, error.have) == (k, k - 1)
+    assert error.have >= n - n_lost
+    assert type(world.error(world.get("a"))) is KeyNotFound
+    assert world.state.counters.resets == 1
+    assert world.state.stored_bytes == 0
+    world.asleep()
+    assert world.facts(world.put("b")).key == "b"  # which wakes nodes and takes the remains away
+    remains = {chunk.key for node in world.nodes.values() if node.session for chunk in node.instance.chunks}
+    assert remains <= {"b"}
+
+
+@BOTH
+def test_a_damaged_chunk_counts_as_missing(hedge: Hedge) -> None:
+    world = stored(hedge=hedge)
+    world.nodes[world.node_of("a", 0)].is_damaged = True
+    assert world.facts(world.get("a")).key == "a"
+    assert world.state.counters.chunks_damaged == 1
+    assert world.state.counters.degraded_reads == 1
+
+
+def test_too_many_damaged_chunks_are_a_reset() -> None:
+    world = stored("stripe:2")
+    world.nodes[world.node_of("a", 1)].is_damaged = True
+    assert isinstance(world.error(world.get("a")), ObjectLost)
+
+
+@BOTH
+def test_a_node_that_cannot_be_reached_is_replaced_and_its_chunk_is_not_called_lost(hedge: Hedge) -> None:
+    world = stored(hedge=hedge)
+    world.asleep()
+    world.nodes[world.node_of("a", 0)].outcome = ev.InvokeOutcome.THROTTLED
+    get = world.get("a")
+    world.advance(1.0)
+    assert world.facts(get).key == "a"
+    assert world.state.counters.degraded_reads == 0
+    assert world.state.counters.repairs == 0
+
+
+@BOTH
+def test_unreachable_nodes_that_come_back_are_asked_again(hedge: Hedge) -> None:
+    world = stored(hedge=hedge)
+    world.asleep()
+    for scripted in world.nodes.values():
+        scripted.outcome = ev.InvokeOutcome.UNREACHABLE
+    get = world.get("a", timeout_s=30.0)
+    world.advance(10.0)
+    assert world.is_open(get)
+    for scripted in world.nodes.values():
+        scripted.outcome = None
+    world.advance(5.0)
+    assert world.facts(get).key == "a"
+
+
+@BOTH
+def test_silence_ends_at_the_deadline_with_what_was_there(hedge: Hedge) -> None:
+    world = stored(hedge=hedge)
+    for index in (0, 1, 2):
+        world.nodes[world.node_of("a", index)].holds = True
+    get = world.get("a", timeout_s=7.0)
+    world.advance(6.9)
+    assert world.is_open(get)
+    world.advance(0.2)
+    error = world.error(get)
+    assert isinstance(error, DeadlineExceeded)
+    assert str(error) == (
+        "GET of 'a' did not finish within 7 s: 3 of 4 chunks arrived, 0 are lost, the others did not answer"
+    )
+    assert world.state.operations == {}
+    assert not {timer for timer in world.timers if timer[0] not in ("silence", "retry")}
+    assert world.released.count(get) == 1
+
+
+def test_a_stalled_chunk_is_fetched_from_elsewhere() -> None:
+    world = stored(hedge=Hedge.DELAYED, hedge_delay_s=1e6)
+    world.nodes[world.node_of("a", 3)].holds = True
+    get = world.get("a")
+    world.advance(3.0)
+    assert world.facts(get).key == "a"
+    assert world.state.nodes[world.node_of("a", 3)].is_suspect
+
+
+def test_queued_requests_go_when_the_read_ends() -> None:
+    """At a node in the pause after a failed invocation, too: it is not woken for nobody."""
+    world = stored(hedge=Hedge.ALL)
+    late = world.node_of("a", 5)
+    world.end_session(late)
+    world.nodes[late].outcome = ev.InvokeOutcome.THROTTLED
+    n_invoked = len(world.said(cmd.Invoke))
+    assert world.facts(world.get("a")).key == "a"
+    world.nodes[late].outcome = None
+    world.advance(10.0)
+    assert len(world.said(cmd.Invoke)) == n_invoked + 1
+    assert world.state.nodes[late].n_unsettled == 0
+
+
+def test_an_object_that_cannot_be_decoded_is_an_error_not_wrong_bytes() -> None:
+    world = stored(hedge=Hedge.DELAYED)
+    world.lose(world.node_of("a", 0))
+    world.holds_codec = True
+    get = world.get("a")
+    world.tell(ev.CodecFailed(op=get, detail="checksum"))
+    assert isinstance(world.error(get), SchemeError)
+    assert world.released.count(get) == 1
+
+
+def test_a_caller_that_goes_away_leaves_nothing_open() -> None:
+    world = stored()
+    world.nodes[world.node_of("a", 0)].holds = True
+    world.nodes[world.node_of("a", 1)].holds = True
+    world.nodes[world.node_of("a", 2)].holds = True
+    get = world.get("a")
+    world.tell(ev.OpCancelled(op=get))
+    assert world.state.operations == {}
+    assert get not in world.endings
+    assert world.released.count(get) == 1
+    assert world.timers.keys() <= {("silence", node) for node in world.nodes}
+    assert sum(node.n_unsettled for node in world.state.nodes.values()) == 0
+
+
+# ---------------------------------------------------------------- beside writes, deletes and repairs
+
+
+def test_a_read_keeps_the_version_that_it_began_with() -> None:
+    world = stored()
+    old = world.record("a").facts
+    slow = world.node_of("a", 0)
+    world.nodes[slow].holds = True
+    get = world.get("a", timeout_s=5.0)
+    for index in range(1, 6):
+        world.nodes[world.node_of("a", index)].holds = False
+    world.nodes[slow].holds = False
+    world.put("a", 2 * MIB)
+    world.let_go(slow)
+    assert world.facts(get) == old
+    assert world.facts(world.get("a")).size_bytes == 2 * MIB
+    assert world.accounted_bytes() == world.used_bytes()
+
+
+def test_a_deleted_object_is_kept_until_its_last_reader_ends() -> None:
+    world = stored(hedge=Hedge.ALL)
+    for index in (0, 1, 2):
+        world.nodes[world.node_of("a", index)].holds = True
+    nodes = [place.node for place in world.record("a").places]
+    get = world.get("a")
+    assert world.delete("a")
+    assert type(world.error(world.get("a"))) is KeyNotFound
+    assert world.said(cmd.DeleteChunks) == []
+    for node in nodes:
+        world.let_go(node)
+    assert world.facts(get).key == "a"
+    assert len(world.said(cmd.DeleteChunks)) == 6
+    assert world.state.stored_bytes == 0
+
+
+def test_a_read_sees_where_a_repair_has_brought_its_chunk() -> None:
+    """Chunk 0 is lost and rebuilt while a read waits; then two more go: five are there, four are needed."""
+    world = stored(hedge=Hedge.ALL, n_nodes=12)
+    nodes = [place.node for place in world.record("a").places]
+    world.lose(nodes[0])
+    for node in (nodes[1], nodes[2]):
+        world.nodes[node].holds = True
+    slow = world.get("a")  # finds chunk 0 missing; has 3, 4, 5
+    assert world.is_open(slow)
+    for node in (nodes[1], nodes[2]):
+        world.nodes[node].holds = False
+    quick = world.get("a")
+    assert world.facts(quick).key == "a"
+    assert world.state.counters.repairs == 1
+    for node in (nodes[1], nodes[2]):
+        world.lose(node)
+    world.advance(5.0)
+    assert world.facts(slow).key == "a"
+    assert world.state.counters.resets == 0
+
+
+def test_a_chunk_that_was_rebuilt_meanwhile_is_not_rebuilt_again() -> None:
+    world = stored(hedge=Hedge.ALL, n_nodes=12)
+    nodes = [place.node for place in world.record("a").places]
+    world.lose(nodes[0])
+    world.nodes[nodes[1]].holds = world.nodes[nodes[2]].holds = True
+    slow = world.get("a")
+    world.nodes[nodes[1]].holds = world.nodes[nodes[2]].holds = False
+    world.facts(world.get("a"))
+    assert world.state.counters.repairs == 1
+    world.let_go(nodes[1])
+    assert world.facts(slow).key == "a"
+    assert world.state.counters.repairs == 1
+
+
+def test_overload_is_refused_with_numbers() -> None:
+    world = stored(max_in_flight=2)
+    for scripted in world.nodes.values():
+        scripted.holds = True
+    first, second = world.get("a"), world.get("a")
+    third = world.get("a")
+    error = world.error(third)
+    assert isinstance(error, Overloaded)
+    assert (error.in_flight, error.limit, error.retry_after_s) == (2, 2, 0.1)
+    assert world.released == [OpId(1), third]
+    assert world.is_open(first)
+    assert world.is_open(second)
+    assert world.state.counters.refused == 1
