@@ -138,9 +138,9 @@ def _rows(times: dict[tuple[str, str], list[float]], case: Case, scheme: str) ->
 
 def render(rows: Sequence[BenchRow]) -> Table:
     """The table for people."""
-    table = Table(title="medians of one run, systems taking turns")
+    table = Table(title="medians of one run, systems taking turns", box=None)
     for heading in ("size", "op", "clients", "system", "scheme", "median ms", "min ms", "p99 ms", "GB/s", "x Redis"):
-        table.add_column(heading, justify="left" if heading in ("op", "system", "scheme") else "right")
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("op", "system", "scheme") else "right")
     for row in sorted(rows, key=lambda r: (r.size_bytes, r.clients, r.op)):
         table.add_row(
             format_bytes(row.size_bytes),

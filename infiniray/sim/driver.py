@@ -57,12 +57,15 @@ class SimDriver:
     def __init__(self, state: ShardState, model: PlatformModel | None = None, *, keeps_log: bool = False) -> None:
         self.state = state
         self.clock = VirtualClock(START_S)
-        self.platform = SimPlatform(self.clock, model or PlatformModel(), self.feed)
+        limits_bytes = {node.id: node.capacity_bytes for node in state.nodes.values()}
+        self.platform = SimPlatform(self.clock, model or PlatformModel(), limits_bytes, self.feed)
+        #: of operations that ended and that nobody has asked for since
         self.endings: dict[OpId, Ending] = {}
         self.n_events = 0
         self.log: list[tuple[float, Any]] | None = [] if keeps_log else None
         self._operations: dict[OpId, _Operation] = {}
-        self._cancelled: set[RequestId] = set()
+        self._running: set[OpId] = set()
+        self._requests: set[RequestId] = set()  # STOREs and FETCHes, until they are answered or cancelled
         self._timers: dict[Timer, int] = {}
         self._timer_ids = itertools.count(1)
         self._op_ids = itertools.count(1)
@@ -72,9 +75,9 @@ class SimDriver:
             cmd.Invoke: lambda c: self.platform.invoke(c.node, c.session),
             cmd.Ping: self._ping,
             cmd.StoreChunk: self._store,
-            cmd.AbortStore: lambda c: self._cancelled.add(c.request),
+            cmd.AbortStore: lambda c: self._requests.discard(c.request),
             cmd.FetchChunk: self._fetch,
-            cmd.CancelFetch: lambda c: self._cancelled.add(c.request),
+            cmd.CancelFetch: lambda c: self._requests.discard(c.request),
             cmd.DeleteChunks: self._delete,
             cmd.CloseLink: lambda c: self.platform.close(c.link),
             cmd.Encode: lambda c: self._code(c, ev.Encoded(op=c.op)),
@@ -93,7 +96,7 @@ class SimDriver:
         self, key: str, size_bytes: int, value: object, *, ttl_s: float | None = None, timeout_s: float = 30.0
     ) -> OpId:
         """Begin a PUT; ``value`` stands for the bytes."""
-        op = OpId(next(self._op_ids))
+        op = self._new_op()
         self._operations[op] = _Operation(value=value)
         now_s = self.clock.now_s
         expires_s = None if ttl_s is None else now_s + ttl_s
@@ -105,24 +108,30 @@ class SimDriver:
         return op
 
     def get(self, key: str, *, timeout_s: float = 30.0) -> OpId:
-        op = OpId(next(self._op_ids))
+        op = self._new_op()
         self._operations[op] = _Operation()
         self.feed(ev.GetRequested(op=op, key=key, deadline_s=self.clock.now_s + timeout_s))
         return op
 
     def delete(self, key: str) -> OpId:
-        op = OpId(next(self._op_ids))
+        op = self._new_op()
         self.feed(ev.DeleteRequested(op=op, key=key))
         return op
 
     def touch(self, key: str, ttl_s: float | None) -> OpId:
-        op = OpId(next(self._op_ids))
+        op = self._new_op()
         expires_s = None if ttl_s is None else self.clock.now_s + ttl_s
         self.feed(ev.TouchRequested(op=op, key=key, expires_s=expires_s))
         return op
 
+    def cancel(self, op: OpId) -> None:
+        """Its caller is gone: it ends, and nobody is told."""
+        if op in self._running:
+            self._running.remove(op)
+            self.feed(ev.OpCancelled(op=op))
+
     def finish(self, op: OpId, limit_s: float = 120.0) -> Ending:
-        """Let time pass until an operation has ended.
+        """Let time pass until an operation has ended, and forget it.
 
         Raises:
             Violation: it does not end.
@@ -132,12 +141,22 @@ class SimDriver:
             if self.clock.now_s >= deadline_s:
                 raise Violation(f"operation {op} has not ended within {limit_s:g} s: {self.state.operations.get(op)}")
             self.clock.run(min(deadline_s, self.clock.now_s + 0.01))
-        return self.endings[op]
+        return self.endings.pop(op)
+
+    def _new_op(self) -> OpId:
+        op = OpId(next(self._op_ids))
+        self._running.add(op)
+        return op
 
     @property
     def open_operations(self) -> list[OpId]:
         """Those whose buffers are not released."""
         return list(self._operations)
+
+    @property
+    def open_requests(self) -> list[RequestId]:
+        """STOREs and FETCHes that were neither answered nor cancelled."""
+        return sorted(self._requests)
 
     @property
     def timers(self) -> list[Timer]:
@@ -192,35 +211,41 @@ class SimDriver:
         facts, request = command.facts, command.request
         token: Token = (facts.key, facts.version, command.index, self._operations[command.op].value)
         n_bytes = facts.scheme.stored_bytes(command.index, facts.size_bytes)
+        self._requests.add(request)
 
         def store(instance: Instance) -> None:
-            instance.spans.add(command.seq)
-            if request in self._cancelled:
+            if request not in self._requests:
+                instance.spans.add(command.seq)  # seen, and there is nothing to have of it
                 return
-            instance.chunks[ChunkId(facts.key, facts.version, command.index)] = (token, n_bytes)
-            done = ev.ChunkStored(request=request, crc=_crc(token))
-            self.platform.answer(instance, 0, lambda: None if request in self._cancelled else done)
+            done: ev.Event
+            if instance.keep(ChunkId(facts.key, facts.version, command.index), token, n_bytes):
+                instance.spans.add(command.seq)
+                done = ev.ChunkStored(request=request, crc=_crc(token))
+            else:
+                done = ev.RequestRefused(request=request, reason="full")
+            self.platform.answer(instance, 0, lambda: self._answered(request, done))
 
         self.platform.send(command.link, n_bytes, store)
 
     def _fetch(self, command: cmd.FetchChunk) -> None:
         facts, request, index = command.facts, command.request, command.index
         operation = self._operations[command.op]
+        self._requests.add(request)
 
         def arrive(token: Token) -> ev.Event | None:
-            if request in self._cancelled:
+            if request not in self._requests:
                 return None
             if _crc(token) != command.crc:
-                return ev.ChunkDamaged(request=request)
+                return self._answered(request, ev.ChunkDamaged(request=request))
             operation.received[index] = token
-            return ev.ChunkArrived(request=request)
+            return self._answered(request, ev.ChunkArrived(request=request))
 
         def fetch(instance: Instance) -> None:
-            if request in self._cancelled:
+            if request not in self._requests:
                 return
             kept = instance.chunks.get(ChunkId(facts.key, facts.version, index))
             if kept is None:
-                self.platform.answer(instance, 0, lambda: ev.ChunkMissing(request=request))
+                self.platform.answer(instance, 0, lambda: self._answered(request, ev.ChunkMissing(request=request)))
                 return
             token, n_bytes = kept
             if instance.is_corrupt:
@@ -233,10 +258,17 @@ class SimDriver:
         def delete(instance: Instance) -> None:
             instance.spans.add(command.seq)
             for chunk in command.chunk_ids:
-                instance.chunks.pop(chunk, None)
+                instance.drop(chunk)
             self.platform.answer(instance, 0, lambda: ev.ChunksDeleted(request=command.request))
 
         self.platform.send(command.link, 0, delete)
+
+    def _answered(self, request: RequestId, answer: ev.Event) -> ev.Event | None:
+        """The answer, unless the request was cancelled while it was on its way."""
+        if request not in self._requests:
+            return None
+        self._requests.remove(request)
+        return answer
 
     # ------------------------------------------------------------ codec and clients
 
@@ -265,8 +297,9 @@ class SimDriver:
         return next(iter(tokens))[3]
 
     def _end(self, op: OpId, ending: Ending) -> None:
-        if op in self.endings:
-            raise Violation(f"operation {op} ended twice: {self.endings[op]}, {ending}")
+        if op not in self._running:
+            raise Violation(f"operation {op} ended though it had ended or was cancelled before: {ending}")
+        self._running.remove(op)
         self.endings[op] = ending
 
     def _share(self, command: cmd.ShareBuffers) -> None:

@@ -7,11 +7,13 @@ lingers, says BYE and returns.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from infiniray.core import events as ev
 from infiniray.core.ids import InstanceId, LinkId, NodeId, SessionId
+from infiniray.core.policy import footprint_bytes
 from infiniray.sim.clock import VirtualClock
 from infiniray.wire.describe import ChunkId, SeqSpans
 
@@ -32,6 +34,8 @@ class PlatformModel:
     linger_s: float = 0.008
     return_s: float = 0.002
     function_timeout_s: float = 120.0
+    #: Which idle instance serves: the most recently used one, as AWS mostly does, or any, by this seed.
+    any_instance_seed: int | None = None
 
 
 @dataclass(slots=True)
@@ -40,6 +44,8 @@ class Instance:
 
     id: InstanceId
     node: NodeId
+    limit_bytes: int
+    used_bytes: int = 0
     chunks: dict[ChunkId, tuple[Token, int]] = field(default_factory=dict)
     spans: SeqSpans = field(default_factory=SeqSpans)
     link: LinkId | None = None
@@ -53,13 +59,34 @@ class Instance:
     used_s: float = 0.0
     inbox: list[Callable[[], None]] = field(default_factory=list)
 
+    def keep(self, chunk: ChunkId, token: Token, n_bytes: int) -> bool:
+        """Store a chunk; False if there is no room. As in the agent, a predecessor goes only after it."""
+        if self.used_bytes + footprint_bytes(n_bytes) > self.limit_bytes:
+            return False
+        self.drop(chunk)
+        self.chunks[chunk] = (token, n_bytes)
+        self.used_bytes += footprint_bytes(n_bytes)
+        return True
+
+    def drop(self, chunk: ChunkId) -> None:
+        kept = self.chunks.pop(chunk, None)
+        if kept is not None:
+            self.used_bytes -= footprint_bytes(kept[1])
+
 
 class SimPlatform:
     """I run the modelled functions, and tell ``report`` what their shard would notice."""
 
-    def __init__(self, clock: VirtualClock, model: PlatformModel, report: Callable[[ev.Event], None]) -> None:
+    def __init__(
+        self,
+        clock: VirtualClock,
+        model: PlatformModel,
+        limits_bytes: Mapping[NodeId, int],
+        report: Callable[[ev.Event], None],
+    ) -> None:
         self.clock = clock
         self.model = model
+        self.limits_bytes = limits_bytes
         self.instances: dict[NodeId, list[Instance]] = {}
         self.n_started = 0
         self.throttle_next = 0
@@ -68,6 +95,7 @@ class SimPlatform:
         #: nodes that have had several instances at once
         self.crowded: set[NodeId] = set()
         self._report = report
+        self._random = None if model.any_instance_seed is None else random.Random(model.any_instance_seed)
         self._links: dict[LinkId, Instance] = {}
         self._link_ids = itertools.count(1)
 
@@ -81,7 +109,7 @@ class SimPlatform:
             return
         idle = [i for i in self.instances.get(node, ()) if not i.is_busy]
         if idle:
-            instance = max(idle, key=lambda i: i.used_s)
+            instance = self._random.choice(idle) if self._random else max(idle, key=lambda i: i.used_s)
             delay_s = model.invoke_s
         else:
             instance = self._start(node)
@@ -92,7 +120,7 @@ class SimPlatform:
 
     def _start(self, node: NodeId) -> Instance:
         self.n_started += 1
-        instance = Instance(InstanceId(f"i{self.n_started}"), node)
+        instance = Instance(InstanceId(f"i{self.n_started}"), node, self.limits_bytes[node])
         fleet = self.instances.setdefault(node, [])
         fleet.append(instance)
         if len(fleet) > 1:
@@ -138,9 +166,9 @@ class SimPlatform:
     def _leave(self, instance: Instance) -> None:
         session = instance.session
         assert session is not None
-        assert instance.link is not None
         instance.session = None
-        self._tell(ev.ByeReceived(link=instance.link, session=session))
+        if instance.link is not None:
+            self._tell(ev.ByeReceived(link=instance.link, session=session))
 
         def end() -> None:
             instance.is_busy = False

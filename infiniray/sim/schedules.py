@@ -104,7 +104,11 @@ class _Schedule:
         nodes = {NodeId(f"n{i}"): self.random.choice([3 << 20, 8 << 20]) for i in range(10)}
         self.capacity = nodes
         self.state = ShardState(shard="s", epoch=1, nodes=nodes, policy=policy)
-        model = PlatformModel(cold_start_s=self.random.choice([0.05, 0.3]), linger_s=self.random.choice([0.002, 0.05]))
+        model = PlatformModel(
+            cold_start_s=self.random.choice([0.05, 0.3]),
+            linger_s=self.random.choice([0.002, 0.05]),
+            any_instance_seed=self.random.choice([None, seed]),
+        )
         self.driver = SimDriver(self.state, model, keeps_log=keeps_story)
         self.keys = {key: _Key() for key in _KEYS}
         self.reads: dict[OpId, _Read] = {}
@@ -119,7 +123,7 @@ class _Schedule:
 
     def run(self) -> ScheduleResult:
         steps: list[tuple[Callable[[], None], int]] = [
-            (self._put, 30), (self._get, 45), (self._delete, 4), (self._touch, 4), (self._reclaim_one, 6),
+            (self._put, 30), (self._get, 45), (self._walk_away, 2), (self._delete, 4), (self._touch, 4), (self._reclaim_one, 6),
             (self._reclaim_some, 2), (self._hang, 2), (self._slow, 2), (self._corrupt, 1), (self._throttle, 2),
         ]  # fmt: skip
         actions, weights = zip(*steps, strict=True)
@@ -165,6 +169,18 @@ class _Schedule:
         key = self.random.choice(_KEYS)
         self.driver.finish(self.driver.touch(key, self.random.choice([None, 1.0])))
         self.keys[key].may_expire = True
+
+    def _walk_away(self) -> None:
+        """A caller stops waiting. What a write had stored by then goes, or stays if it was just committed."""
+        if not self.deadlines:
+            return
+        op = self.random.choice(sorted(self.deadlines))
+        self.driver.cancel(op)
+        if op not in self.driver.endings:
+            del self.deadlines[op]
+            self.reads.pop(op, None)
+            for record in self.keys.values():
+                record.writing.pop(op, None)  # its value may be read for ever: nobody knows whether it was stored
 
     # ------------------------------------------------------------ bad luck
 
@@ -214,10 +230,10 @@ class _Schedule:
         for key, record in self.keys.items():
             for op in [op for op in record.writing if op in self.driver.endings]:
                 del self.deadlines[op]
-                self._written(key, record.writing.pop(op), self.driver.endings[op])
+                self._written(key, record.writing.pop(op), self.driver.endings.pop(op))
         for op in [op for op in self.reads if op in self.driver.endings]:
             del self.deadlines[op]
-            self._read(self.reads.pop(op), self.driver.endings[op])
+            self._read(self.reads.pop(op), self.driver.endings.pop(op))
         oldest_s = min((read.began_s for read in self.reads.values()), default=self.driver.clock.now_s)
         for record in self.keys.values():
             record.forget_old(oldest_s)
@@ -290,6 +306,9 @@ class _Schedule:
             places = [place.node for place in record.places]
             if len(set(places)) != len(places):
                 raise Violation(f"chunks of {record.facts.key!r} share a node: {places}")
+        for instance in self.driver.platform.alive():
+            if not 0 <= instance.used_bytes <= instance.limit_bytes:
+                raise Violation(f"{instance.id}: {instance.used_bytes} of {instance.limit_bytes} bytes are in use")
         for node in self.state.nodes.values():
             if not 0 <= node.used_bytes <= node.capacity_bytes:
                 raise Violation(f"{node.id}: {node.used_bytes} of {node.capacity_bytes} bytes are in use")
@@ -302,6 +321,8 @@ class _Schedule:
         self._check()
         if self.state.operations or self.driver.open_operations:
             raise Violation(f"left open: {self.state.operations}, {self.driver.open_operations}")
+        if self.driver.open_requests:
+            raise Violation(f"requests were neither answered nor cancelled: {self.driver.open_requests}")
         unsettled = {node.id: n for node in self.state.nodes.values() if (n := node.n_unsettled)}
         if unsettled:
             raise Violation(f"requests were left with nodes: {unsettled}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import logging
 import logging.handlers
@@ -67,6 +68,9 @@ def serve(channel: socket.socket, parent: int) -> None:
 
 
 def _prepare() -> None:
+    """Load what every instance will need, and let it be shared: the fork copies no page that nobody writes to."""
+    for name in ("hmac", "mmap", "selectors"):  # hmac brings OpenSSL's library, 3 MB
+        importlib.import_module(name)
     gc.disable()
     gc.collect()
     gc.freeze()

@@ -384,21 +384,14 @@ def test_lost_chunks_are_rebuilt_on_distinct_nodes(scheme: str, hedge: Hedge) ->
 
 
 def test_what_a_repair_replaces_is_deleted() -> None:
-    world = World(hedge=Hedge.ALL, n_nodes=7)
+    world = World(hedge=Hedge.DELAYED, n_nodes=16)
     world.facts(world.put("a"))
     damaged = world.node_of("a", 0)
     world.nodes[damaged].is_damaged = True
-    world.nodes[damaged].holds = True
-    world.nodes[world.node_of("a", 1)].holds = True
-    get = world.get("a")  # 4 of 6, unless chunk 0 says first that it is damaged
-    assert world.facts(get).key == "a"
-    for node in world.nodes:
-        world.let_go(node)
-    world.nodes[damaged].is_damaged = True
     world.facts(world.get("a"))
-    world.nodes[damaged].is_damaged = False
     assert world.state.counters.repairs == 1
-    holders = [node for node, s in world.nodes.items() if any(c.index == 0 for c in s.instance.chunks)]
+    assert world.node_of("a", 0) != damaged
+    holders = [node for node, s in world.nodes.items() if any(chunk.index == 0 for chunk in s.instance.chunks)]
     assert holders == [world.node_of("a", 0)]
     assert world.accounted_bytes() == world.used_bytes()
 
