@@ -41,7 +41,7 @@ class Operation:
         self.deadline_s = deadline_s
         self.is_over = False
         self.open: dict[int, Request] = {}  # by chunk index
-        self._timers: set[Timing] = set()
+        self.timers: set[Timing] = set()
         self._stall_at_s = float("inf")
         self._n_retries = 0
 
@@ -108,11 +108,11 @@ class Operation:
     # ------------------------------------------------------------ timers
 
     def set_timer(self, timing: Timing, after_s: float) -> None:
-        self._timers.add(timing)
+        self.timers.add(timing)
         self.context.set_timer((timing.value, self.id), after_s)
 
     def fire(self, timing: Timing) -> None:
-        self._timers.discard(timing)
+        self.timers.discard(timing)
         if timing is Timing.STALL:
             self.fail_stalled()
         else:
@@ -120,7 +120,7 @@ class Operation:
 
     def retry_later(self) -> None:
         """Ask again after a pause that grows: everything asked so far failed for reasons that may pass."""
-        if Timing.AGAIN not in self._timers:
+        if Timing.AGAIN not in self.timers:
             self._n_retries += 1
             self.set_timer(Timing.AGAIN, self.context.backoff_s(min(self._n_retries, 16), self.id))
 
@@ -135,9 +135,9 @@ class Operation:
         self.is_over = True
         for index in list(self.open):
             self.withdraw(index)
-        for timing in sorted(self._timers, key=lambda t: t.value):
+        for timing in sorted(self.timers, key=lambda t: t.value):
             self.context.cancel_timer((timing.value, self.id))
-        self._timers.clear()
+        self.timers.clear()
         announce()
         self.on_end(error)
         self.shard.forget(self)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ChunkState", "Read"]
 
+#: A chunk is overdue when it takes this much longer than all but r of the others took.
+OVERDUE_SHARE = 0.25
+#: An object that comes faster than this many times the slowest rate of a transfer is not overdue as a whole.
+SLOW_RATE_FACTOR = 5
+
 
 class ChunkState(enum.Enum):
     UNASKED = "unasked"
@@ -53,7 +58,7 @@ class Read(Operation):
         for index in self._by_preference(ChunkState.UNASKED)[:n_first]:
             self._ask(index)
         if n_first < len(self.states):
-            self.set_timer(Timing.HEDGE, policy.hedge_delay_s)
+            self.set_timer(Timing.HEDGE, self._hedge_at_latest_s())
 
     # ------------------------------------------------------------ what happens
 
@@ -62,6 +67,7 @@ class Read(Operation):
         match settled.outcome:
             case Outcome.DONE:
                 self.states[index] = ChunkState.COMPLETE
+                self._expect_the_rest()
                 self._finish_if_enough()
                 return
             case Outcome.DAMAGED:
@@ -116,6 +122,23 @@ class Read(Operation):
             return node.lacks(place.seq), node.is_suspect, is_parity, not node.is_awake
 
         return sorted((i for i, s in enumerate(self.states) if s is state), key=rank)
+
+    def _hedge_at_latest_s(self) -> float:
+        """When parity is asked for though too few chunks have come to tell what is normal."""
+        policy, scheme = self.context.policy, self.facts.scheme
+        if scheme.k <= scheme.r:
+            return policy.hedge_delay_s  # no need to wait for others: this one should be here by now
+        return policy.hedge_delay_s + self.facts.size_bytes / (SLOW_RATE_FACTOR * policy.min_bytes_per_s)
+
+    def _expect_the_rest(self) -> None:
+        """All but r of the first k chunks are here: the others are overdue when they take a quarter longer than these did.
+
+        However large the object and however slow the network, that tells stragglers from what is only on its way.
+        """
+        scheme, policy = self.facts.scheme, self.context.policy
+        if Timing.HEDGE in self.timers and self._count(ChunkState.COMPLETE) == scheme.k - scheme.r:
+            elapsed_s = self.context.now_s - self.started_s
+            self.set_timer(Timing.HEDGE, max(policy.hedge_delay_s - elapsed_s, OVERDUE_SHARE * elapsed_s))
 
     def _ask(self, index: int) -> None:
         place = self._asked_at[index] = self.record.places[index]

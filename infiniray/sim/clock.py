@@ -18,6 +18,11 @@ class VirtualClock:
         self._plan: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
 
+    @property
+    def n_planned(self) -> int:
+        """How much is to happen yet."""
+        return len(self._plan)
+
     def at(self, time_s: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._plan, (max(time_s, self.now_s), next(self._order), happen))
 

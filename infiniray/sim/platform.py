@@ -239,14 +239,14 @@ class SimPlatform:
     def alive(self) -> list[Instance]:
         return [instance for fleet in self.instances.values() for instance in fleet]
 
-    def reclaim(self, instance: Instance) -> None:
-        """Take it away, with all that it remembers."""
+    def reclaim(self, instance: Instance, *, is_silent: bool = False) -> None:
+        """Take it away, with all that it remembers; silently: its connection just stays unanswered."""
         if instance.is_gone:
             return
         instance.is_gone = True
         self.reclaimed_s[instance.node] = self.clock.now_s
         self.instances[instance.node].remove(instance)
-        if instance.link is not None:
+        if instance.link is not None and not is_silent:
             self._links.pop(instance.link, None)
             self._tell(ev.LinkClosed(link=instance.link))
         if instance.session is not None:

@@ -43,6 +43,8 @@ class _Write:
     value: object
     began_s: float
     ended_s: float | None = None
+    #: how many objects had been given up when it was acknowledged, or fewer
+    n_given_up: int = 0
 
 
 @dataclass(slots=True)
@@ -115,6 +117,7 @@ class _Schedule:
         self.deadlines: dict[OpId, float] = {}
         self.damaged: set[NodeId] = set()
         self.n_values = 0
+        self.n_given_up_before = 0  # at the last check
         self.result = ScheduleResult(seed=seed, n_steps=n_steps, n_events=0)
 
     def story(self) -> list[str]:
@@ -123,8 +126,9 @@ class _Schedule:
 
     def run(self) -> ScheduleResult:
         steps: list[tuple[Callable[[], None], int]] = [
-            (self._put, 30), (self._get, 45), (self._walk_away, 2), (self._delete, 4), (self._touch, 4), (self._reclaim_one, 6),
-            (self._reclaim_some, 2), (self._hang, 2), (self._slow, 2), (self._corrupt, 1), (self._throttle, 2),
+            (self._put, 30), (self._get, 45), (self._walk_away, 2), (self._delete, 4), (self._touch, 4),
+            (self._reclaim_one, 6), (self._reclaim_some, 2), (self._hang, 2), (self._slow, 2), (self._corrupt, 1),
+            (self._throttle, 2),
         ]  # fmt: skip
         actions, weights = zip(*steps, strict=True)
         for _ in range(self.result.n_steps):
@@ -171,16 +175,17 @@ class _Schedule:
         self.keys[key].may_expire = True
 
     def _walk_away(self) -> None:
-        """A caller stops waiting. What a write had stored by then goes, or stays if it was just committed."""
-        if not self.deadlines:
+        """A caller stops waiting. If that was for a write, nothing of it is kept."""
+        running = [op for op in self.deadlines if op not in self.driver.endings]
+        if not running:
             return
-        op = self.random.choice(sorted(self.deadlines))
+        op = self.random.choice(running)
         self.driver.cancel(op)
-        if op not in self.driver.endings:
-            del self.deadlines[op]
-            self.reads.pop(op, None)
-            for record in self.keys.values():
-                record.writing.pop(op, None)  # its value may be read for ever: nobody knows whether it was stored
+        del self.deadlines[op]
+        self.reads.pop(op, None)
+        for record in self.keys.values():
+            if op in record.writing:
+                record.writes.remove(record.writing.pop(op))
 
     # ------------------------------------------------------------ bad luck
 
@@ -191,7 +196,7 @@ class _Schedule:
     def _reclaim_one(self) -> None:
         instance = self._some_instance()
         if instance is not None:
-            self.driver.platform.reclaim(instance)
+            self.driver.platform.reclaim(instance, is_silent=self.random.random() < 0.3)
 
     def _reclaim_some(self) -> None:
         alive = self.driver.platform.alive()
@@ -225,6 +230,7 @@ class _Schedule:
         for op, deadline_s in list(self.deadlines.items()):
             if self.driver.clock.now_s > deadline_s + 1e-6:
                 raise Violation(f"operation {op} has not ended by its deadline: {self.state.operations.get(op)}")
+        self.n_given_up_before = self._n_given_up()
 
     def _check_endings(self) -> None:
         for key, record in self.keys.items():
@@ -241,6 +247,7 @@ class _Schedule:
     def _written(self, key: str, write: _Write, ending: Ending) -> None:
         if ending.error is None:
             write.ended_s = ending.at_s
+            write.n_given_up = self.n_given_up_before
             self._check_stored(key, write)
             return
         if not isinstance(ending.error, _MAY_FAIL_WRITES):
@@ -280,10 +287,16 @@ class _Schedule:
                 raise Violation(f"a GET failed with {error!r}")
 
     def _check_miss(self, key: str, allowed: set[object]) -> None:
-        counters, record = self.state.counters, self.keys[key]
-        has_reason = None in allowed or record.may_expire or counters.evictions or counters.resets
+        record = self.keys[key]
+        acknowledged = [w for w in record.writes if w.value in allowed and w.ended_s is not None]
+        earlier = min((w.n_given_up for w in acknowledged), default=0)
+        has_reason = None in allowed or record.may_expire or self._n_given_up() > earlier
         if not has_reason:
             raise Violation(f"{key!r} is a miss without a reason; allowed: {sorted(map(str, allowed))}")
+
+    def _n_given_up(self) -> int:
+        """Objects that went without anybody asking for it: not known which."""
+        return self.state.counters.evictions + self.state.counters.resets
 
     def _check_lost(self, read: _Read, have: int, need: int) -> None:
         """A reset needs more than r chunks gone. Nodes that were damaged, or had two instances at once, may count
