@@ -107,7 +107,9 @@ class CodecConfig(_Section):
 
     kernel: Literal["auto", "isal", "zfec"] = "auto"
     task_min_bytes: Bytes = Field(
-        32 << 20, description="objects this large are coded in a Ray worker task, smaller in a thread"
+        128 << 20,
+        description="objects this large are coded in a Ray worker task, smaller in a thread: below, mapping the object "
+        "into another process costs more than the kernel does",
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from infiniray.core import node as node_module
 from infiniray.core import storing
+from infiniray.core.operation import Operation
 from infiniray.core.reading import ChunkState, Read
 from infiniray.core.requests import RequestKind, Settled
 from infiniray.core.shard import ShardState
@@ -79,7 +80,7 @@ def counts_damaged_chunks(patch: pytest.MonkeyPatch) -> None:
 
 def leaves_requests_open(patch: pytest.MonkeyPatch) -> None:
     """A read that has enough does not cancel the rest."""
-    patch.setattr(storing.Operation, "withdraw", lambda self, index: self.open.pop(index, None))
+    patch.setattr(Operation, "withdraw", lambda self, index: self.open.pop(index, None))
 
 
 def leaks_memory(patch: pytest.MonkeyPatch) -> None:

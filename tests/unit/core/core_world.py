@@ -49,7 +49,7 @@ class ScriptedNode:
     is_damaged: bool = False
     refuses: bool = False
     outcome: ev.InvokeOutcome | None = None
-    held: list[Callable[[], ev.Event | None]] = field(default_factory=list)
+    held: list[tuple[cmd.Command, Callable[[], ev.Event | None]]] = field(default_factory=list)
 
 
 class World:
@@ -173,11 +173,15 @@ class World:
         self._open(node, SessionId(session))
 
     def let_go(self, node: NodeId) -> None:
-        """Give the answers that were held back."""
+        """Give the answers that were held back, and those to come."""
+        self.nodes[node].holds = False
+        self.let_some_go(node, lambda command: True)
+
+    def let_some_go(self, node: NodeId, which: Callable[[cmd.Command], bool]) -> None:
         scripted = self.nodes[node]
-        scripted.holds = False
-        held, scripted.held = scripted.held, []
-        for answer in held:
+        chosen = [entry for entry in scripted.held if which(entry[0])]
+        scripted.held = [entry for entry in scripted.held if entry not in chosen]
+        for _, answer in chosen:
             self._answer(answer())
 
     def advance(self, seconds: float) -> None:
@@ -210,13 +214,13 @@ class World:
             case cmd.Invoke(node=node, session=session):
                 self._invoke(node, session)
             case cmd.Ping(link=link):
-                self._at(link, lambda s: ev.PongReceived(link=link, session=s.session) if s.session else None)
+                self._at(link, command, lambda s: ev.PongReceived(link=link, session=s.session) if s.session else None)
             case cmd.StoreChunk():
-                self._at(command.link, lambda s: self._store(s, command))
+                self._at(command.link, command, lambda s: self._store(s, command))
             case cmd.FetchChunk():
-                self._at(command.link, lambda s: self._fetch(s, command))
+                self._at(command.link, command, lambda s: self._fetch(s, command))
             case cmd.DeleteChunks():
-                self._at(command.link, lambda s: self._delete(s, command))
+                self._at(command.link, command, lambda s: self._delete(s, command))
             case cmd.AbortStore(request=request) | cmd.CancelFetch(request=request):
                 self._cancelled.add(request)
             case cmd.CloseLink(link=link):
@@ -262,12 +266,12 @@ class World:
         if not scripted.holds:
             self.let_go(node)  # what waited in its connection while it was frozen
 
-    def _at(self, link: LinkId, answer: Callable[[ScriptedNode], ev.Event | None]) -> None:
+    def _at(self, link: LinkId, command: cmd.Command, answer: Callable[[ScriptedNode], ev.Event | None]) -> None:
         scripted = next((s for s in self.nodes.values() if s.instance.link == link), None)
         if scripted is None:
             return  # the instance is gone
         if scripted.holds or scripted.session is None:
-            scripted.held.append(lambda: answer(scripted))
+            scripted.held.append((command, lambda: answer(scripted)))
         else:
             self._answer(answer(scripted))
 
