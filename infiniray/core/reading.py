@@ -131,7 +131,7 @@ class Read(Operation):
         return policy.hedge_delay_s + self.facts.size_bytes / (SLOW_RATE_FACTOR * policy.min_bytes_per_s)
 
     def _expect_the_rest(self) -> None:
-        """All but r of the first k chunks are here: the others are overdue when they take a quarter longer than these did.
+        """All but r of the first k chunks are here: the others are overdue if they take a quarter longer than these.
 
         However large the object and however slow the network, that tells stragglers from what is only on its way.
         """

@@ -379,3 +379,37 @@ def test_overload_is_refused_with_numbers() -> None:
     assert world.is_open(first)
     assert world.is_open(second)
     assert world.state.counters.refused == 1
+
+
+# ---------------------------------------------------------------- when a large object's chunks are late
+
+
+def half_arrived(after_s: float) -> tuple[World, OpId, int]:
+    """A large object's read: two of its chunks took so long, the others are on their way."""
+    world = World(hedge_delay_s=0.02)
+    world.facts(world.put("a", 100 * MIB))
+    nodes = [world.node_of("a", index) for index in range(4)]
+    for node in nodes:
+        world.nodes[node].holds = True
+    since = len(world.commands)
+    get = world.get("a")
+    world.advance(after_s)
+    for node in nodes[:2]:
+        world.let_go(node)
+    assert sorted(asked(world, since)) == [0, 1, 2, 3]
+    return world, get, since
+
+
+def test_a_large_object_is_not_overdue_after_the_delay_of_a_small_one() -> None:
+    world, get, since = half_arrived(after_s=0.1)
+    world.advance(0.02)
+    assert sorted(asked(world, since)) == [0, 1, 2, 3]
+    assert world.is_open(get)
+
+
+def test_chunks_are_overdue_when_they_take_a_quarter_longer_than_the_others_did() -> None:
+    world, get, since = half_arrived(after_s=0.1)
+    world.advance(0.026)
+    assert sorted(asked(world, since)) == [0, 1, 2, 3, 4, 5]
+    assert world.facts(get).key == "a"
+    assert world.state.counters.reads_hedged == 1
