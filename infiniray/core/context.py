@@ -31,11 +31,18 @@ class Context:
         self.settled: deque[Settled] = deque()
         self.homes: dict[RequestId, Node] = {}
         self._n_requests = 0
+        self._last_stamp = 0
 
     def new_request_id(self) -> RequestId:
         # 32 bits on the wire; after 4 billion requests no early one is still open
         self._n_requests = self._n_requests % 0xFFFF_FFFF + 1
         return RequestId(self._n_requests)
+
+    def new_stamp(self) -> int:
+        """A number above all before it, and above those of an earlier incarnation of this shard: microseconds of
+        Unix time, or the next one."""
+        self._last_stamp = max(self._last_stamp + 1, int(self.now_s * 1e6))
+        return self._last_stamp
 
     def set_timer(self, timer: Timer, after_s: float) -> None:
         self.out.append(SetTimer(timer=timer, at_s=self.now_s + after_s))

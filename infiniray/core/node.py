@@ -56,6 +56,8 @@ class Node:
         self.capacity_bytes = capacity_bytes
         #: memory of the chunks placed here, those on their way included
         self.used_bytes = 0
+        #: the share of it that is on its way: eviction cannot free it
+        self.in_flight_bytes = 0
         self.activity = Activity.SLEEPING
         self.validity = Validity.UNVALIDATED
         #: the connection that requests go to; kept while the instance is frozen
@@ -73,7 +75,7 @@ class Node:
         self._queued: dict[RequestId, Request] = {}
         self._sent: dict[RequestId, Request] = {}
         self._garbage: list[ChunkId] = []
-        self._next_seq = 1
+        self._next_seq = 0  # none given yet
 
     def __repr__(self) -> str:
         return (
@@ -148,7 +150,7 @@ class Node:
         self._links[link.id] = link
         if len(self._links) > MAX_LINKS:
             self._context.out.append(CloseLink(link=next(iter(self._links))))
-        self._next_seq = max(self._next_seq, link.spans.last + 1)
+        self._next_seq = max(self._next_seq, link.spans.last)
         self._hear(link, session)
 
     def on_pong(self, link_id: LinkId, session: SessionId) -> None:
@@ -263,7 +265,7 @@ class Node:
             self._give_up(f"{len(self._invoked)} invocations are out and none has been heard of")
             return
         self._n_sessions += 1
-        session = SessionId(f"{self.id}.{self._context.epoch}.{self._n_sessions}")
+        session = SessionId(f"{self.id}.{self._context.new_stamp()}")
         self._invoked.add(session)
         self._session = session
         self.n_invoked["serve"] = self.n_invoked.get("serve", 0) + 1
@@ -376,5 +378,7 @@ class Node:
         self._context.homes[request.id] = self
 
     def _take_seq(self) -> int:
-        self._next_seq += 1
-        return self._next_seq - 1
+        """The next number, beginning above whatever an earlier incarnation of the shard can have given: a stale
+        instance must not seem to have what it never got."""
+        self._next_seq = self._next_seq + 1 if self._next_seq else self._context.new_stamp()
+        return self._next_seq

@@ -74,7 +74,6 @@ class ShardState:
         self._links: dict[LinkId, Node] = {}
         self._repairing: set[tuple[str, int]] = set()
         self._bytes_in_flight = 0
-        self._n_versions = 0
         self._n_repairs = 0
         self._is_sweeping = False
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -148,9 +147,8 @@ class ShardState:
     # ------------------------------------------------------------ clients
 
     def _put(self, event: ev.PutRequested) -> None:
-        self._n_versions += 1
         facts = ObjectFacts(
-            key=event.key, version=(self.context.epoch << 32) | self._n_versions, size_bytes=event.size_bytes,
+            key=event.key, version=self.context.new_stamp(), size_bytes=event.size_bytes,
             scheme=self.context.policy.schemes.choose(event.size_bytes), head=event.head, expires_s=event.expires_s
             or 0.0,
         )  # fmt: skip

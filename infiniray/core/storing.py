@@ -99,9 +99,11 @@ class Storing(Operation):
             )  # fmt: skip
 
     def on_end(self, error: InfiniRayError | None) -> None:
-        if error is not None:
-            for index in list(self._homes):
+        for index, node in list(self._homes.items()):
+            if error is not None:
                 self._leave(index)
+            else:
+                node.in_flight_bytes -= self._footprint(index)
 
     # ------------------------------------------------------------ homes for chunks
 
@@ -122,15 +124,17 @@ class Storing(Operation):
                 return nodes
 
     def _could_hold(self, footprints: list[int], exclude: Collection[NodeId]) -> bool:
-        """Whether eviction could help: there are enough nodes, whatever fills them."""
+        """Whether eviction could help: there are enough nodes, whatever fills them but what is on its way."""
         need = max(footprints, default=0)
-        able = [n for n in self.shard.nodes.values() if n.id not in exclude and n.capacity_bytes >= need]
+        nodes = (node for node in self.shard.nodes.values() if node.id not in exclude)
+        able = [node for node in nodes if node.capacity_bytes - node.in_flight_bytes >= need]
         return len(able) >= len(footprints)
 
     def _settle_at(self, index: int, node: Node) -> None:
         self._homes[index] = node
         self._homeless.discard(index)
         node.used_bytes += self._footprint(index)
+        node.in_flight_bytes += self._footprint(index)
         if self._is_coded or index < self.facts.scheme.k:
             self.ask(RequestKind.STORE, index, node)
         else:
@@ -141,6 +145,7 @@ class Storing(Operation):
         node = self._homes.pop(index)
         self.stored.pop(index, None)
         node.used_bytes -= self._footprint(index)
+        node.in_flight_bytes -= self._footprint(index)
         node.discard(ChunkId(self.facts.key, self.facts.version, index))
 
     def _rehome(self, index: int) -> None:

@@ -52,6 +52,7 @@ class _Read:
     key: str
     began_s: float
     version: int  # that was current then; 0 if none
+    places: tuple[NodeId, ...] = ()  # of its chunks, when it was last in the table
 
 
 @dataclass(slots=True)
@@ -160,7 +161,8 @@ class _Schedule:
         now_s = self.driver.clock.now_s
         record = self.state.table.find(key)
         version = record.facts.version if record is not None else 0
-        self.reads[self.driver.get(key, timeout_s=_TIMEOUT_S)] = _Read(key, now_s, version)
+        places = tuple(place.node for place in record.places) if record is not None else ()
+        self.reads[self.driver.get(key, timeout_s=_TIMEOUT_S)] = _Read(key, now_s, version, places)
         self.deadlines[max(self.reads)] = now_s + _TIMEOUT_S
 
     def _delete(self) -> None:
@@ -227,6 +229,7 @@ class _Schedule:
     def _check(self) -> None:
         self._check_endings()
         self._check_places()
+        self._follow_repairs()
         for op, deadline_s in list(self.deadlines.items()):
             if self.driver.clock.now_s > deadline_s + 1e-6:
                 raise Violation(f"operation {op} has not ended by its deadline: {self.state.operations.get(op)}")
@@ -309,10 +312,16 @@ class _Schedule:
             for instance in platform.alive()
             if instance.node not in platform.crowded and instance.node not in self.damaged
             for chunk in instance.chunks
-            if (chunk.key, chunk.version) == (read.key, read.version)
+            if (chunk.key, chunk.version) == (read.key, read.version) and read.places[chunk.index] == instance.node
         }
         if len(there) >= need:
             raise Violation(f"{read.key!r} is called lost, but chunks {sorted(there)} of it are there")
+
+    def _follow_repairs(self) -> None:
+        for read in self.reads.values():
+            record = self.state.table.find(read.key)
+            if record is not None and record.facts.version == read.version:
+                read.places = tuple(place.node for place in record.places)
 
     def _check_places(self) -> None:
         for record in self.state.table:
@@ -348,6 +357,8 @@ class _Schedule:
             for index, place in enumerate(record.places):
                 used[place.node] += footprint_bytes(record.chunk_bytes(index))
         accounted = {node.id: node.used_bytes for node in self.state.nodes.values()}
+        if any(node.in_flight_bytes for node in self.state.nodes.values()):
+            raise Violation(f"memory is called in flight: {self.state.nodes}")
         if used != accounted:
             raise Violation(f"memory in use {accounted} is not that of the objects {used}")
 

@@ -139,6 +139,15 @@ def test_values_that_can_never_fit_and_values_that_do_not_fit_now() -> None:
     assert any(isinstance(error, PoolFull) for error in errors)
 
 
+def test_a_write_that_cannot_succeed_pushes_nothing_out() -> None:
+    driver = shard(capacity_bytes=8 * MiB)
+    driver.finish(driver.put("kept", MiB, "kept"))
+    writes = [driver.put(f"k{i}", 24 * MiB, i) for i in range(3)]
+    assert any(isinstance(driver.finish(op).error, PoolFull) for op in writes)
+    assert driver.state.counters.evictions == 0
+    assert driver.finish(driver.get("kept")).value == "kept"
+
+
 def test_expiry_is_a_miss_and_frees_memory_unread() -> None:
     driver = shard()
     driver.finish(driver.put("k", 3 * MiB, "bytes", ttl_s=5.0))
