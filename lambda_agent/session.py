@@ -240,15 +240,16 @@ class Session:
     def _on_store(self, channel: Channel, frame: Frame) -> None:
         part = channel.stores.begun(frame)
         if json_bytes(part.info) > MAX_META_BYTES - _META_SLACK_BYTES:
-            self._refuse_store(channel, frame.request, "description")  # no LIST could ever show it
+            self._refuse_store(channel, frame.request, part.info.seq, "description")  # no LIST could ever show it
         elif part.body is None or not self._store.reserve(part.info):
-            self._refuse_store(channel, frame.request, "full")
+            self._refuse_store(channel, frame.request, part.info.seq, "full")
         else:
             part.reserved = True
             self._on_data(channel, frame)
 
-    def _refuse_store(self, channel: Channel, request: int, reason: str) -> None:
+    def _refuse_store(self, channel: Channel, request: int, seq: int, reason: str) -> None:
         channel.drop_store(request)
+        self._store.spans.add(seq)  # seen, and there is nothing to have of it: a gap for each would split the spans
         sizes = {"used_bytes": self._store.used_bytes, "limit_bytes": self._store.limit_bytes}
         self._say(channel, Kind.REFUSED, {"reason": reason, **sizes}, request)
 
@@ -262,11 +263,13 @@ class Session:
             self._say(channel, Kind.STORED, None, frame.request)
 
     def _on_abort(self, channel: Channel, frame: Frame) -> None:
+        """A STORE ends here, or was given up before it began: its number is seen, with nothing to have of it."""
         part = channel.stores.get(frame.request)
-        if part is None:
-            return
-        channel.drop_store(frame.request)
-        self._store.spans.add(part.info.seq)  # seen, and there is nothing to have of it
+        seq = part.info.seq if part is not None else frame.meta.get("seq")
+        if part is not None:
+            channel.drop_store(frame.request)
+        if isinstance(seq, int) and seq > 0 and frame.epoch >= self._instance.epoch:
+            self._store.spans.add(seq)
 
     def _on_fetch(self, channel: Channel, frame: Frame) -> None:
         chunk = self._store.get(ChunkId.from_wire(frame.meta.get("chunk_id")))

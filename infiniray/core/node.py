@@ -75,7 +75,8 @@ class Node:
         self._queued: dict[RequestId, Request] = {}
         self._sent: dict[RequestId, Request] = {}
         self._garbage: list[ChunkId] = []
-        self._next_seq = 0  # none given yet
+        self._last_seq = 0  # given by us, or seen at an instance
+        self._has_numbered = False
 
     def __repr__(self) -> str:
         return (
@@ -103,6 +104,11 @@ class Node:
         """It did not answer just now: prefer others."""
         return self._context.now_s < self._suspect_until_s
 
+    @property
+    def garbage(self) -> set[ChunkId]:
+        """Chunks whose deletion is not confirmed yet: it waits for the next session, here or in a connection."""
+        return {*self._garbage, *(chunk for request in self._sent.values() for chunk in request.chunk_ids)}
+
     def lacks(self, seq: int) -> bool:
         """Whether the copy we are connected to is known not to have insert ``seq``. False if nothing is known."""
         return self.link is not None and seq not in self.link.spans
@@ -123,6 +129,7 @@ class Node:
             return
         self._context.homes.pop(request.id, None)
         assert request.link is not None
+        self._close_number(request)
         if request.kind is RequestKind.FETCH:
             self._context.out.append(CancelFetch(link=request.link, request=request.id))
         elif request.kind is RequestKind.STORE:
@@ -150,7 +157,7 @@ class Node:
         self._links[link.id] = link
         if len(self._links) > MAX_LINKS:
             self._context.out.append(CloseLink(link=next(iter(self._links))))
-        self._next_seq = max(self._next_seq, link.spans.last)
+        self._last_seq = max(self._last_seq, link.spans.last)
         self._hear(link, session)
 
     def on_pong(self, link_id: LinkId, session: SessionId) -> None:
@@ -204,9 +211,7 @@ class Node:
         request = self._sent.pop(request_id, None)
         if request is None:
             return
-        link = self._links.get(request.link) if request.link is not None else None
-        if link is not None and outcome is Outcome.DONE and request.kind is not RequestKind.FETCH:
-            link.spans.add(request.seq)
+        self._close_number(request)
         if request.kind is RequestKind.DELETE:
             return  # refused: it knows a newer epoch, so what it holds is another shard's business
         if request.kind is RequestKind.STORE:
@@ -377,8 +382,20 @@ class Node:
         self._sent[request.id] = request
         self._context.homes[request.id] = self
 
+    def _close_number(self, request: Request) -> None:
+        """The change that a STORE or DELETE announced has been made, or never will be.
+
+        Both count as seen: nobody asks for a number that no chunk was stored under. Left out, each would split the
+        link's spans, and when these are too many the oldest are forgotten, with the chunks stored under them.
+        """
+        link = self._links.get(request.link) if request.link is not None else None
+        if link is not None and request.kind is not RequestKind.FETCH:
+            link.spans.add(request.seq)
+
     def _take_seq(self) -> int:
         """The next number, beginning above whatever an earlier incarnation of the shard can have given: a stale
         instance must not seem to have what it never got."""
-        self._next_seq = self._next_seq + 1 if self._next_seq else self._context.new_stamp()
-        return self._next_seq
+        first = 0 if self._has_numbered else self._context.new_stamp()
+        self._has_numbered = True
+        self._last_seq = max(self._last_seq + 1, first)
+        return self._last_seq

@@ -328,8 +328,8 @@ class NodeLink:
         for outgoing in self._stores:
             if outgoing.request == request:
                 self._stores.remove(outgoing)
-                if outgoing.has_begun:
-                    self.send(Kind.ABORT, request)
+                # also if it has not begun: its number would be a gap in what the instance knows of
+                self.send(Kind.ABORT, request, {"seq": outgoing.info.seq})
                 return
 
     def _want_writable(self, is_wanted: bool) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from infiniray.codec.schemes import SchemeKind
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
-from infiniray.core.ids import OpId, RequestId, Timer
+from infiniray.core.ids import LinkId, OpId, RequestId, Timer
 from infiniray.core.shard import ShardState
 from infiniray.errors import InfiniRayError
 from infiniray.sim.clock import VirtualClock
@@ -20,7 +21,6 @@ from infiniray.wire.describe import ChunkId
 
 __all__ = ["Ending", "SimDriver", "Violation"]
 
-CODEC_BYTES_PER_S = 10e9
 START_S = 1_600_000_000.0  # expiry is Unix time; any will do
 
 
@@ -42,10 +42,16 @@ class Ending:
 
 @dataclass(slots=True)
 class _Operation:
-    """What stands for an operation's buffers: the value written, or the tokens received, by chunk."""
+    """What stands for an operation's buffers: the value written, or the tokens received, by chunk.
+
+    ``is_coded``: the parity chunks are there. ``is_sealed``: the object is put together of what was received, or is
+    being: a chunk that came now would be written over it.
+    """
 
     value: object = None
     received: dict[int, Token] = field(default_factory=dict)
+    is_coded: bool = False
+    is_sealed: bool = False
 
 
 class SimDriver:
@@ -63,6 +69,9 @@ class SimDriver:
         self.endings: dict[OpId, Ending] = {}
         self.n_events = 0
         self.log: list[tuple[float, Any]] | None = [] if keeps_log else None
+        #: so many of the next codec runs fail
+        self.codec_failures = 0
+        self._links: set[LinkId] = set()  # as far as the shard knows
         self._operations: dict[OpId, _Operation] = {}
         self._running: set[OpId] = set()
         self._requests: set[RequestId] = set()  # STOREs and FETCHes, until they are answered or cancelled
@@ -79,9 +88,9 @@ class SimDriver:
             cmd.FetchChunk: self._fetch,
             cmd.CancelFetch: lambda c: self._requests.discard(c.request),
             cmd.DeleteChunks: self._delete,
-            cmd.CloseLink: lambda c: self.platform.close(c.link),
-            cmd.Encode: lambda c: self._code(c, ev.Encoded(op=c.op)),
-            cmd.Decode: lambda c: self._code(c, ev.Decoded(op=c.op)),
+            cmd.CloseLink: self._close,
+            cmd.Encode: self._encode,
+            cmd.Decode: self._decode,
             cmd.Complete: self._complete,
             cmd.Fail: lambda c: self._end(c.op, Ending(self.clock.now_s, error=c.error)),
             cmd.ShareBuffers: self._share,
@@ -174,6 +183,10 @@ class SimDriver:
                 event = self._events.popleft()
                 self.n_events += 1
                 self._note(event)
+                if isinstance(event, ev.LinkOpened):
+                    self._links.add(event.link)
+                elif isinstance(event, ev.LinkClosed):
+                    self._links.discard(event.link)
                 for command in self.state.handle(event, self.clock.now_s):
                     self._note(command)
                     self._execute[type(command)](command)
@@ -199,7 +212,17 @@ class SimDriver:
 
     # ------------------------------------------------------------ nodes
 
+    def _check_link(self, command: cmd.Ping | cmd.StoreChunk | cmd.FetchChunk | cmd.DeleteChunks) -> None:
+        if command.link not in self._links:
+            raise Violation(f"sent over a connection that is closed: {command}")
+
+    def _close(self, command: cmd.CloseLink) -> None:
+        self._links.discard(command.link)
+        self.platform.close(command.link)
+
     def _ping(self, command: cmd.Ping) -> None:
+        self._check_link(command)
+
         def pong(instance: Instance) -> None:
             session = instance.session
             if session is not None and instance.link == command.link:
@@ -208,8 +231,12 @@ class SimDriver:
         self.platform.send(command.link, 0, pong)
 
     def _store(self, command: cmd.StoreChunk) -> None:
-        facts, request = command.facts, command.request
-        token: Token = (facts.key, facts.version, command.index, self._operations[command.op].value)
+        self._check_link(command)
+        facts, request, operation = command.facts, command.request, self._held(command)
+        is_parity = facts.scheme.kind is not SchemeKind.MIRROR and command.index >= facts.scheme.k
+        if is_parity and not operation.is_coded:
+            raise Violation(f"parity is sent before it is computed: {command}")
+        token: Token = (facts.key, facts.version, command.index, operation.value)
         n_bytes = facts.scheme.stored_bytes(command.index, facts.size_bytes)
         self._requests.add(request)
 
@@ -218,18 +245,22 @@ class SimDriver:
                 instance.spans.add(command.seq)  # seen, and there is nothing to have of it
                 return
             done: ev.Event
-            if instance.keep(ChunkId(facts.key, facts.version, command.index), token, n_bytes):
+            chunk = ChunkId(facts.key, facts.version, command.index)
+            if instance.keep(chunk, token, n_bytes):
                 instance.spans.add(command.seq)
                 done = ev.ChunkStored(request=request, crc=_crc(token))
             else:
                 done = ev.RequestRefused(request=request, reason="full")
+                if chunk not in instance.chunks:  # else it is sent again, its STORED was lost with a connection
+                    self.platform.full.add(instance.node)
             self.platform.answer(instance, 0, lambda: self._answered(request, done))
 
         self.platform.send(command.link, n_bytes, store)
 
     def _fetch(self, command: cmd.FetchChunk) -> None:
         facts, request, index = command.facts, command.request, command.index
-        operation = self._operations[command.op]
+        self._check_link(command)
+        operation = self._held(command)
         self._requests.add(request)
 
         def arrive(token: Token) -> ev.Event | None:
@@ -237,6 +268,8 @@ class SimDriver:
                 return None
             if _crc(token) != command.crc:
                 return self._answered(request, ev.ChunkDamaged(request=request))
+            if operation.is_sealed:
+                raise Violation(f"chunk {index} came into an object that is put together: {command}")
             operation.received[index] = token
             return self._answered(request, ev.ChunkArrived(request=request))
 
@@ -255,6 +288,8 @@ class SimDriver:
         self.platform.send(command.link, 0, fetch)
 
     def _delete(self, command: cmd.DeleteChunks) -> None:
+        self._check_link(command)
+
         def delete(instance: Instance) -> None:
             instance.spans.add(command.seq)
             for chunk in command.chunk_ids:
@@ -272,13 +307,43 @@ class SimDriver:
 
     # ------------------------------------------------------------ codec and clients
 
-    def _code(self, command: cmd.Encode | cmd.Decode, done: ev.Event) -> None:
-        self.clock.after(command.facts.size_bytes / CODEC_BYTES_PER_S, lambda: self.feed(done))
+    def _held(self, command: cmd.StoreChunk | cmd.FetchChunk | cmd.Encode | cmd.Decode) -> _Operation:
+        """Raises: Violation: the operation's buffers are released."""
+        operation = self._operations.get(command.op)
+        if operation is None:
+            raise Violation(f"the buffers of operation {command.op} are gone: {command}")
+        return operation
+
+    def _encode(self, command: cmd.Encode) -> None:
+        operation = self._held(command)
+
+        def done() -> ev.Event:
+            operation.is_coded = True
+            return ev.Encoded(op=command.op)
+
+        self._code(command, done)
+
+    def _decode(self, command: cmd.Decode) -> None:
+        operation = self._held(command)
+        if set(command.have) != set(operation.received):
+            raise Violation(f"chunks {sorted(operation.received)} have come: {command}")
+        operation.is_sealed = True
+        self._code(command, lambda: ev.Decoded(op=command.op))
+
+    def _code(self, command: cmd.Encode | cmd.Decode, done: Callable[[], ev.Event]) -> None:
+        fails = self.codec_failures > 0
+        self.codec_failures -= fails
+
+        def end() -> None:
+            self.feed(ev.CodecFailed(op=command.op, detail="no luck") if fails else done())
+
+        self.clock.after(command.facts.size_bytes / self.platform.model.codec_bytes_per_s, end)
 
     def _complete(self, command: cmd.Complete) -> None:
         ending = Ending(self.clock.now_s, found=command.found)
         operation = self._operations.get(command.op)
         if operation is not None and command.facts is not None and operation.received:
+            operation.is_sealed = True
             ending.value = self._put_together(command.facts, operation)
         self._end(command.op, ending)
 

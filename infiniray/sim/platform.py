@@ -1,7 +1,7 @@
 """The modelled platform: functions with instances that are started, frozen, reclaimed, slow or silent.
 
 An instance behaves as ``lambda_agent`` does: it speaks first in a session, serves what waited in its connection,
-lingers, says BYE and returns.
+dials again if the connection breaks that it kept from an earlier session, lingers, says BYE and returns.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class PlatformModel:
     linger_s: float = 0.008
     return_s: float = 0.002
     function_timeout_s: float = 120.0
+    codec_bytes_per_s: float = 10e9
     #: Which idle instance serves: the most recently used one, as AWS mostly does, or any, by this seed.
     any_instance_seed: int | None = None
 
@@ -50,6 +51,7 @@ class Instance:
     spans: SeqSpans = field(default_factory=SeqSpans)
     link: LinkId | None = None
     session: SessionId | None = None
+    dialled_in: SessionId | None = None  # the session that opened the connection
     is_busy: bool = False  # an invocation has it, from the request until the return
     is_gone: bool = False
     is_hung: bool = False
@@ -94,6 +96,8 @@ class SimPlatform:
         self.reclaimed_s: dict[NodeId, float] = {}
         #: nodes that have had several instances at once
         self.crowded: set[NodeId] = set()
+        #: nodes that had no room for a chunk that they were sent for the first time
+        self.full: set[NodeId] = set()
         self._report = report
         self._random = None if model.any_instance_seed is None else random.Random(model.any_instance_seed)
         self._links: dict[LinkId, Instance] = {}
@@ -135,18 +139,22 @@ class SimPlatform:
         if instance.is_hung:
             return
         if instance.link is None:
-            link = instance.link = LinkId(next(self._link_ids))
-            self._links[link] = instance
-            hello = ev.LinkOpened(
-                link=link, node=instance.node, instance=instance.id, session=session, spans=instance.spans.copy()
-            )
-            self._tell(hello)
+            self._dial(instance, session)
         else:
             self._tell(ev.PongReceived(link=instance.link, session=session))
         inbox, instance.inbox = instance.inbox, []
         for act in inbox:
             act()
         self._linger(instance)
+
+    def _dial(self, instance: Instance, session: SessionId) -> None:
+        link = instance.link = LinkId(next(self._link_ids))
+        instance.dialled_in = session
+        self._links[link] = instance
+        hello = ev.LinkOpened(
+            link=link, node=instance.node, instance=instance.id, session=session, spans=instance.spans.copy()
+        )
+        self._tell(hello)
 
     def _linger(self, instance: Instance) -> None:
         """Look again when it would have been idle for long enough."""
@@ -226,13 +234,22 @@ class SimPlatform:
         self.clock.at(instance.free_at_s + self.model.network_s, come)
 
     def close(self, link: LinkId) -> None:
-        """The shard hangs up."""
+        """The connection ends, because the shard hangs up or the network broke it."""
         instance = self._links.pop(link, None)
-        if instance is not None:
-            if instance.link == link:
-                instance.link = None
-                instance.inbox.clear()
-            self._tell(ev.LinkClosed(link=link))
+        if instance is None:
+            return
+        self._tell(ev.LinkClosed(link=link))
+        if instance.link != link:
+            return
+        instance.link = None
+        instance.inbox.clear()
+        session = instance.session
+        if session is None or instance.is_hung or instance.is_gone:
+            return
+        if instance.dialled_in == session:
+            self._leave(instance)  # it takes that for the shard's way of ending a session
+        else:
+            self._dial(instance, session)
 
     # ------------------------------------------------------------ bad luck
 
@@ -252,8 +269,24 @@ class SimPlatform:
         if instance.session is not None:
             self._return(instance.node, instance.session, ev.InvokeOutcome.FUNCTION_ERROR, self.model.return_s)
 
+    def cut(self, instance: Instance) -> None:
+        """Break its connection; it keeps its chunks."""
+        if instance.link is not None:
+            self.close(instance.link)
+
     def hang(self, instance: Instance) -> None:
+        """Let nothing be heard of it any more; the platform ends its session when its time is up."""
         instance.is_hung = True
+
+    def heal(self) -> None:
+        """From now on everything is as it should be; instances that hang are taken away. What queued up at slow ones
+        still takes its time, because connections keep the order."""
+        self.throttle_next = 0
+        for instance in self.alive():
+            instance.slowness = 1.0
+            instance.is_corrupt = False
+            if instance.is_hung:
+                self.reclaim(instance)
 
     def _tell(self, event: ev.Event) -> None:
         self.clock.after(self.model.network_s, lambda: self._report(event))

@@ -3,7 +3,11 @@
 What is promised (DESIGN sections 5 and 8): never wrong bytes, never a mix of versions; a read returns the last
 acknowledged write, or one that overlaps it, or a miss that has a reason; with at most r chunks lost it is a hit;
 chunks of an object are on distinct nodes; no instance holds more than its memory; every operation ends once, by its
-deadline; afterwards nothing is left open.
+deadline; once the platform has recovered all is served; afterwards nothing is left open, nothing is left over on a
+node, and what is whole can be read.
+
+In one schedule of four nothing worse happens than that connections break: there nothing fails but for want of room,
+nothing takes long, nothing is lost and no node is started twice.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from infiniray.codec.schemes import SchemePolicy
 from infiniray.core.connection import Activity
 from infiniray.core.ids import NodeId, OpId
 from infiniray.core.policy import Hedge, Policy, footprint_bytes
-from infiniray.core.shard import ShardState
+from infiniray.core.shard import Counters, ShardState
 from infiniray.errors import (
     DeadlineExceeded,
     InfiniRayError,
@@ -24,6 +28,7 @@ from infiniray.errors import (
     ObjectLost,
     Overloaded,
     PoolFull,
+    SchemeError,
     WriteFailed,
 )
 from infiniray.sim.driver import Ending, SimDriver, Violation
@@ -32,7 +37,13 @@ from infiniray.sim.platform import Instance, PlatformModel
 __all__ = ["ScheduleResult", "run_schedule"]
 
 _TIMEOUT_S = 20.0
-_KEYS = [f"k{i}" for i in range(8)]
+#: With good luck every operation ends in this time: that of a cold start, and of moving a few objects.
+_QUICK_S = 2.0
+_KEYS = [f"k{i}" for i in range(12)]
+#: Operations that wait have ended so long after the platform has recovered and slow instances have caught up.
+_RECOVERY_S = 10.0
+#: Keys that are given expiries; a miss of another one has to have another reason.
+_MORTAL = _KEYS[:3]
 _MAY_FAIL_WRITES = (DeadlineExceeded, PoolFull, WriteFailed, Overloaded)
 
 
@@ -80,15 +91,17 @@ class _Key:
 
 @dataclass(slots=True, kw_only=True)
 class ScheduleResult:
-    """What happened under one seed; ``story`` is empty unless it was asked for."""
+    """What happened under one seed: ``counters`` are the shard's; ``story`` is empty unless it was asked for."""
 
     seed: int
     n_steps: int
-    n_events: int
+    is_lucky: bool
+    n_events: int = 0
     hits: int = 0
     misses: int = 0
     resets: int = 0
     failures: int = 0
+    counters: Counters = field(default_factory=Counters)
     story: list[str] = field(default_factory=list)
 
 
@@ -97,20 +110,23 @@ class _Schedule:
 
     def __init__(self, seed: int, n_steps: int, *, keeps_story: bool) -> None:
         self.random = random.Random(seed)
+        luck_is_bad = self.random.random() < 0.75
         policy = Policy(
             schemes=SchemePolicy.of([(1 << 16, "mirror:3"), (1 << 20, "rs:4+2"), (None, "rs:5+2")]),
             hedge=self.random.choice(list(Hedge)),
             connect_timeout_s=1.0,
-            stall_s=1.0,
+            stall_s=1.0 if luck_is_bad else 10 * _QUICK_S,  # what is lost has to be missed at once, not when it stalls
+            max_in_flight=self.random.choice([256, 256, 4]),
             seed=seed,
         )
-        nodes = {NodeId(f"n{i}"): self.random.choice([3 << 20, 8 << 20]) for i in range(10)}
-        self.capacity = nodes
+        sizes_bytes = self.random.choice([[3 << 20, 8 << 20], [1_200_000, 3 << 20]])
+        nodes = {NodeId(f"n{i}"): self.random.choice(sizes_bytes) for i in range(10)}
         self.state = ShardState(shard="s", epoch=1, nodes=nodes, policy=policy)
         model = PlatformModel(
             cold_start_s=self.random.choice([0.05, 0.3]),
             linger_s=self.random.choice([0.002, 0.05]),
             any_instance_seed=self.random.choice([None, seed]),
+            codec_bytes_per_s=self.random.choice([10e9, 50e6]),
         )
         self.driver = SimDriver(self.state, model, keeps_log=keeps_story)
         self.keys = {key: _Key() for key in _KEYS}
@@ -119,25 +135,33 @@ class _Schedule:
         self.damaged: set[NodeId] = set()
         self.n_values = 0
         self.n_given_up_before = 0  # at the last check
-        self.result = ScheduleResult(seed=seed, n_steps=n_steps, n_events=0)
+        self.is_healed = False
+        self.result = ScheduleResult(seed=seed, n_steps=n_steps, is_lucky=not luck_is_bad)
 
     def story(self) -> list[str]:
         """Every event and command, if they were kept."""
         return [f"{time_s:.6f} {what}" for time_s, what in self.driver.log or ()]
 
     def run(self) -> ScheduleResult:
-        steps: list[tuple[Callable[[], None], int]] = [
+        use: list[tuple[Callable[[], None], int]] = [
             (self._put, 30), (self._get, 45), (self._walk_away, 2), (self._delete, 4), (self._touch, 4),
-            (self._reclaim_one, 6), (self._reclaim_some, 2), (self._hang, 2), (self._slow, 2), (self._corrupt, 1),
-            (self._throttle, 2),
+            (self._cut, 4), (self._cut_all, 1),
         ]  # fmt: skip
-        actions, weights = zip(*steps, strict=True)
+        bad_luck: list[tuple[Callable[[], None], int]] = [
+            (self._reclaim_one, 6), (self._reclaim_some, 2), (self._hang, 2), (self._slow, 2), (self._corrupt, 1),
+            (self._throttle, 2), (self._fail_codec, 1), (self._recover, 3),
+        ]  # fmt: skip
+        actions, weights = zip(*use, *([] if self.result.is_lucky else bad_luck), strict=True)
         for _ in range(self.result.n_steps):
             self.random.choices(actions, weights)[0]()
             self.driver.clock.run(self.driver.clock.now_s + self.random.choice([0.0, 0.001, 0.01, 0.05, 0.5, 3.0]))
             self._check()
         self._come_to_rest()
+        self._read_all()
+        self._come_to_rest()
+        self._check_nodes()
         self.result.n_events = self.driver.n_events
+        self.result.counters = self.state.counters
         return self.result
 
     # ------------------------------------------------------------ clients
@@ -146,7 +170,7 @@ class _Schedule:
         key = self.random.choice(_KEYS)
         self.n_values += 1
         size_bytes = self.random.choice([0, 1, 1000, 1 << 16, 1 << 17, 1 << 20, (1 << 20) + 1, 5 << 20])
-        ttl_s = self.random.choice([None, None, None, 5.0])
+        ttl_s = self.random.choice([None, 5.0]) if key in _MORTAL else None
         now_s = self.driver.clock.now_s
         record = self.keys[key]
         write = _Write(f"value {self.n_values}", now_s)
@@ -154,16 +178,21 @@ class _Schedule:
         record.may_expire |= ttl_s is not None
         op = self.driver.put(key, size_bytes, write.value, ttl_s=ttl_s, timeout_s=_TIMEOUT_S)
         record.writing[op] = write
-        self.deadlines[op] = now_s + _TIMEOUT_S
+        self.deadlines[op] = now_s + self._limit_s()
+
+    def _limit_s(self) -> float:
+        return _QUICK_S if self.result.is_lucky else _TIMEOUT_S
 
     def _get(self) -> None:
-        key = self.random.choice(_KEYS)
+        self._get_key(self.random.choice(_KEYS))
+
+    def _get_key(self, key: str) -> None:
         now_s = self.driver.clock.now_s
         record = self.state.table.find(key)
         version = record.facts.version if record is not None else 0
         places = tuple(place.node for place in record.places) if record is not None else ()
         self.reads[self.driver.get(key, timeout_s=_TIMEOUT_S)] = _Read(key, now_s, version, places)
-        self.deadlines[max(self.reads)] = now_s + _TIMEOUT_S
+        self.deadlines[max(self.reads)] = now_s + self._limit_s()
 
     def _delete(self) -> None:
         key = self.random.choice(_KEYS)
@@ -173,8 +202,9 @@ class _Schedule:
 
     def _touch(self) -> None:
         key = self.random.choice(_KEYS)
-        self.driver.finish(self.driver.touch(key, self.random.choice([None, 1.0])))
-        self.keys[key].may_expire = True
+        ttl_s = self.random.choice([None, 1.0]) if key in _MORTAL else None
+        self.driver.finish(self.driver.touch(key, ttl_s))
+        self.keys[key].may_expire |= ttl_s is not None
 
     def _walk_away(self) -> None:
         """A caller stops waiting. If that was for a write, nothing of it is kept."""
@@ -221,6 +251,28 @@ class _Schedule:
             instance.is_corrupt = not instance.is_corrupt
             self.damaged.add(instance.node)
 
+    def _cut(self) -> None:
+        instance = self._some_instance()
+        if instance is not None:
+            self.driver.platform.cut(instance)
+
+    def _cut_all(self) -> None:
+        for instance in self.driver.platform.alive():
+            self.driver.platform.cut(instance)
+
+    def _recover(self) -> None:
+        """The platform is as it should be again: what waits for it is served."""
+        self.driver.platform.heal()
+        self.driver.codec_failures = 0
+        backlog_until_s = max((i.free_at_s for i in self.driver.platform.alive()), default=0.0)
+        self.driver.clock.run(max(self.driver.clock.now_s, backlog_until_s) + _RECOVERY_S)
+        self._check()
+        if self.deadlines:
+            raise Violation(f"{_RECOVERY_S:g} s after recovery these are not served: {sorted(self.deadlines)}")
+
+    def _fail_codec(self) -> None:
+        self.driver.codec_failures = 1
+
     def _throttle(self) -> None:
         self.driver.platform.throttle_next = self.random.choice([0, 1, 3, 10])
 
@@ -253,7 +305,7 @@ class _Schedule:
             write.n_given_up = self.n_given_up_before
             self._check_stored(key, write)
             return
-        if not isinstance(ending.error, _MAY_FAIL_WRITES):
+        if not isinstance(ending.error, (PoolFull, Overloaded) if self.result.is_lucky else _MAY_FAIL_WRITES):
             raise Violation(f"a PUT failed with {ending.error!r}")
         self.keys[key].writes.remove(write)  # nothing of it is kept
         self.result.failures += 1
@@ -284,7 +336,9 @@ class _Schedule:
             case KeyNotFound():
                 self._check_miss(read.key, allowed)
                 self.result.misses += 1
-            case DeadlineExceeded() | Overloaded():
+            case Overloaded():
+                self.result.failures += 1
+            case DeadlineExceeded() | SchemeError() if not self.is_healed and not self.result.is_lucky:
                 self.result.failures += 1
             case InfiniRayError() as error:
                 raise Violation(f"a GET failed with {error!r}")
@@ -304,7 +358,7 @@ class _Schedule:
     def _check_lost(self, read: _Read, have: int, need: int) -> None:
         """A reset needs more than r chunks gone. Nodes that were damaged, or had two instances at once, may count
         as gone: which copy the shard talked to is not known here."""
-        if have >= need:
+        if have >= need or self.result.is_lucky:
             raise Violation(f"{read.key!r} is called lost with {have} of {need} chunks")
         platform = self.driver.platform
         there = {
@@ -336,6 +390,31 @@ class _Schedule:
                 raise Violation(f"{node.id}: {node.used_bytes} of {node.capacity_bytes} bytes are in use")
             if node.is_awake and node.link is None:
                 raise Violation(f"{node.id} is {node.activity.value} without a connection")
+
+    def _read_all(self) -> None:
+        """What is whole can be read, and what is not is called lost."""
+        self._recover()
+        self.is_healed = True
+        for key in _KEYS:
+            self._get_key(key)
+            self.driver.clock.run(self.driver.clock.now_s + _TIMEOUT_S)
+            self._check()
+
+    def _check_nodes(self) -> None:
+        """What is on nodes is what the table says, or about to be deleted; nobody was sent more than fits. Of nodes
+        that have had several instances, no copy need be complete or clean."""
+        platform = self.driver.platform
+        if self.result.is_lucky and platform.crowded:
+            raise Violation(f"second instances were started of {sorted(platform.crowded)}")
+        if platform.full - platform.crowded:
+            raise Violation(f"more was sent to {sorted(platform.full - platform.crowded)} than they have room for")
+        wanted = {(node.id, chunk) for node in self.state.nodes.values() for chunk in node.garbage}
+        for record in self.state.table:
+            wanted |= {(place.node, record.chunk_id(index)) for index, place in enumerate(record.places)}
+        for instance in platform.alive():
+            left = [chunk for chunk in instance.chunks if (instance.node, chunk) not in wanted]
+            if left and instance.node not in platform.crowded:
+                raise Violation(f"left over on {instance.node}: {left}")
 
     def _come_to_rest(self) -> None:
         """Let everything end; then nothing is open, and the memory in use is that of the objects."""

@@ -74,7 +74,7 @@ class Kind(enum.IntEnum):
     INVENTORY = 36  # node: chunks, more
     # both ways
     DATA = 40  # body: the next segment of the STORE or CHUNK of this number
-    ABORT = 41  # the STORE or CHUNK of this number ends here, incomplete
+    ABORT = 41  # seq, from a shard; the STORE or CHUNK of this number ends here, incomplete, or does not begin
 
 
 class Frame(NamedTuple):

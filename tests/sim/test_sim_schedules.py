@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from infiniray.core import node as node_module
 from infiniray.core import storing
+from infiniray.core.connection import TRANSITIONS, Action, Activity, Stimulus, Validity
+from infiniray.core.ids import LinkId
 from infiniray.core.operation import Operation
+from infiniray.core.policy import footprint_bytes
 from infiniray.core.reading import ChunkState, Read
 from infiniray.core.requests import RequestKind, Settled
 from infiniray.core.shard import ShardState
 from infiniray.core.storing import Repair, Storing, Write
-from infiniray.core.table import ObjectRecord, ObjectTable
+from infiniray.core.table import ChunkPlace, ObjectRecord, ObjectTable
 from infiniray.sim.driver import Violation
 from infiniray.sim.schedules import run_schedule
 
@@ -25,6 +30,15 @@ def test_promises_are_kept(first: int) -> None:
     results = [run_schedule(seed) for seed in range(first, first + 20)]
     assert sum(result.hits for result in results) > 100
     assert sum(result.resets for result in results) > 0  # the luck is bad enough to matter
+
+
+def test_everything_that_can_happen_happens() -> None:
+    results = [run_schedule(seed) for seed in range(40)]
+    happened = Counter[str]()
+    for result in results:
+        happened.update(asdict(result.counters))
+    assert {name for name, n in happened.items() if not n} == set()
+    assert {result.is_lucky for result in results} == {True, False}
 
 
 def test_same_seed_same_story() -> None:
@@ -44,8 +58,6 @@ def commits_early(patch: pytest.MonkeyPatch) -> None:
         if isinstance(self, Write) and len(self.stored) == len(self.indices) - 1 and not self.is_over:
             last = next(i for i in self.indices if i not in self.stored)
             home = self._homes[last]
-            from infiniray.core.table import ChunkPlace
-
             self.stored[last] = ChunkPlace(node=home.id, seq=1, crc=0)
         if len(self.stored) == len(self.indices):
             self.commit()
@@ -121,7 +133,64 @@ def forgets_lost_connections(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(node_module.Node, "_requeue", requeue)
 
 
+def sends_parity_uncomputed(patch: pytest.MonkeyPatch) -> None:
+    """Parity chunks are sent with the data chunks."""
+    patch.setattr(Storing, "_needs_coding", lambda self: False)
+
+
+def keeps_moved_chunks(patch: pytest.MonkeyPatch) -> None:
+    """A rebuilt chunk stays at its former home, too."""
+
+    def move_chunk(self: ShardState, record: ObjectRecord, index: int, place: ChunkPlace) -> None:
+        former, record.places[index] = record.places[index], place
+        self.nodes[former.node].used_bytes -= footprint_bytes(record.chunk_bytes(index))
+
+    patch.setattr(ShardState, "move_chunk", move_chunk)
+
+
+def stores_before_it_deletes(patch: pytest.MonkeyPatch) -> None:
+    """New chunks come before the memory for them is free."""
+
+    def flush(self: node_module.Node) -> None:
+        assert self.link is not None
+        queued, self._queued = self._queued, {}
+        for request in queued.values():
+            send = self._send_fetch if request.kind is RequestKind.FETCH else self._send_store
+            send(self.link, request)
+        self._send_deletes(self.link)
+
+    patch.setattr(node_module.Node, "_flush", flush)
+
+
+def invokes_the_leaving(patch: pytest.MonkeyPatch) -> None:
+    """A function that said BYE is invoked before it has returned."""
+    pair = ((Activity.LEAVING, Validity.UNVALIDATED), Stimulus.REQUEST)
+    patch.setitem(TRANSITIONS, pair, ((Activity.SLEEPING, Validity.VALIDATING), (Action.INVOKE,)))
+
+
+def sends_over_dead_connections(patch: pytest.MonkeyPatch) -> None:
+    """A connection that closed is used on."""
+
+    def on_closed(self: node_module.Node, link_id: LinkId) -> None:
+        if self._links.pop(link_id, None) is not None:
+            self._requeue(link_id)
+
+    patch.setattr(node_module.Node, "on_closed", on_closed)
+
+
+def never_asks_again(patch: pytest.MonkeyPatch) -> None:
+    """What failed for reasons that pass is given up."""
+    patch.setattr(Operation, "retry_later", lambda self: None)
+
+
 MUTANTS = [
+    sends_parity_uncomputed,
+    keeps_moved_chunks,
+    stores_before_it_deletes,
+    invokes_the_leaving,
+    sends_over_dead_connections,
+    never_asks_again,
+    forgets_lost_connections,
     commits_early,
     repairs_onto_siblings,
     forgets_pins,
