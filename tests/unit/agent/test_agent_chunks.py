@@ -274,6 +274,22 @@ def test_spans_say_what_was_seen(agent: Agent, shard: ShardPeer) -> None:
     end(shard, result)
 
 
+def test_the_number_of_a_store_that_never_began_is_seen(agent: Agent, shard: ShardPeer) -> None:
+    """Hundreds of writes that are given up must not split what the node tells of itself into hundreds of spans."""
+    result = agent.invoke(shard.address)
+    shard.greet()
+    shard.store(1, chunk_info("a", b"1", seq=1), b"1")
+    for seq in range(2, 600):
+        shard.send(Kind.ABORT, seq, {"seq": seq})
+    shard.store(600, chunk_info("b", b"2", seq=600), b"2")
+    shard.send(Kind.ABORT, 601, {"seq": "nonsense"})
+    shard.send(Kind.ABORT, 602)
+    end(shard, result)
+    result = agent.invoke(shard.address)
+    assert shard.greet().meta["spans"] == [[1, 600]]
+    end(shard, result)
+
+
 def test_recency_is_kept(shard: ShardPeer, result: Future[dict[str, Any]]) -> None:
     infos = [chunk_info(key, b"1", seq=i + 1) for i, key in enumerate("abc")]
     for i, info in enumerate(infos):
