@@ -48,14 +48,17 @@ class FunctionInvoker:
         self._endpoint = client.meta.endpoint_url.rstrip("/")
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
 
     async def invoke(self, function: str, payload: bytes, *, timeout_s: float) -> InvokeResult:
         """Invoke a function and wait for its answer.
 
         Raises:
             PlatformThrottled: 429.
-            PlatformError: any other refusal, or no answer in time.
+            PlatformError: any other refusal, no answer in time, or the invoker is closed.
         """
+        if self._is_closed:
+            raise _failed(function, "the invoker is closed")
         url = f"{self._endpoint}/2015-03-31/functions/{quote(function, safe='')}/invocations"
         try:
             async with self._open().post(
@@ -99,6 +102,7 @@ class FunctionInvoker:
 
     async def close(self) -> None:
         """Close every connection; invocations that are open end with an error here, and run on over there."""
+        self._is_closed = True
         if self._session is not None:
             await self._session.close()
             self._session = None

@@ -107,14 +107,20 @@ def stream(event, context):
 
 
 def pacing(event, context):
-    """Sends ``bytes`` to the gate; the pacing rates that its socket gets, in their order, until the last awaited."""
-    seen = []
+    """Sends ``bytes`` to the gate; the pacing rates that its socket gets, in their order, until the last awaited.
+
+    With ``via`` it must have that rate before, and calls the gate again when it does.
+    """
+    seen, via = [], event.get("via")
     with _to_gate(event) as connection:
         connection.sendall(bytes(event["bytes"]))
-        while not seen or seen[-1] != event["until"]:
+        while via or not seen or seen[-1] != event["until"]:
             rate = struct.unpack("=Q", connection.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 8))[0]
             if not seen or seen[-1] != rate:
                 seen.append(rate)
+            if rate == via:
+                via = None
+                _to_gate(event).close()
             time.sleep(0.002)
     return seen
 

@@ -65,3 +65,13 @@ def test_failures_are_billed_and_refusals_are_not(
         functions.call(name)
     _, timed_out = bill_lines()
     assert timed_out["duration_ms"] >= 1000
+
+
+def test_an_init_that_fails_is_billed(
+    own_lambda: Callable[..., Lambda], bill_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    functions = own_lambda()
+    functions.error(functions.deploy("echo", source="raise KeyError"))
+    (line,) = bill_lines()
+    assert line["duration_ms"] == 0
+    assert line["billed_ms"] == math.ceil(line["init_ms"]) > 0

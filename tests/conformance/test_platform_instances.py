@@ -131,6 +131,32 @@ def test_throttling_a_share(functions: Lambda) -> None:
     assert functions.call(name, 1) == 1
 
 
+def test_the_machine_has_a_limit(own_lambda: Callable[..., Lambda]) -> None:
+    functions = own_lambda(max_instances=1)
+    first, second = functions.deploy("echo"), functions.deploy("echo")
+    functions.call(first)
+    with pytest.raises(functions.boto.exceptions.TooManyRequestsException):
+        functions.call(second)
+    stats = functions.admin.stats()
+    assert (stats["throttled"], stats["invocations"], stats["cold_starts"]) == (1, 1, 1)
+    functions.admin.reclaim(function=first)
+    wait_until(lambda: not functions.admin.instances())
+    assert functions.call(second, 1) == 1
+
+
+def test_a_hung_instance_stops_in_its_work(functions: Lambda, gate: Gate) -> None:
+    name = functions.deploy("held", Timeout=1)
+    call = functions.background(functions.error, name, gate.event)
+    connection = gate.wait()
+    pid = functions.instance(name)["pid"]
+    assert functions.admin.hang(name) == 1
+    wait_until(lambda: process_state(pid) == "T")
+    connection.sendall(b"x")  # which it does not read
+    assert call.result(20)["errorType"] == "Sandbox.Timedout"
+    wait_until(lambda: not is_alive(pid))
+    assert functions.admin.hang(name) == 0
+
+
 # ---------------------------------------------------------------- reclaim
 
 
@@ -204,7 +230,7 @@ def test_reclaim_policies(own_lambda: Callable[..., Lambda], policy: dict[str, f
 
 def test_a_time_line_is_replayed(own_lambda: Callable[..., Lambda], tmp_path: Any, gate: Gate) -> None:
     timeline = tmp_path / "reclaims.csv"
-    timeline.write_text("minute,reclaimed\n0.02,2\n600,5\n")
+    timeline.write_text("minute,reclaimed\n0.03,2\n600,5\n")
     functions = own_lambda(reclaim_timeline=timeline)
     name = functions.deploy("held")
     calls = [functions.background(functions.call, name, gate.event) for _ in range(3)]

@@ -31,7 +31,7 @@ def test_without_a_payload_the_event_is_an_empty_object(functions: Lambda) -> No
     assert json.loads(answer["Payload"].read()) == {}
 
 
-def test_a_function_sees_its_own_environment_and_nothing_of_ours(functions: Lambda, monkeypatch: Any) -> None:
+def test_a_function_sees_its_own_environment_and_nothing_of_ours(functions: Lambda) -> None:
     name = functions.deploy("describe", MemorySize=192, Environment={"Variables": {"COLOUR": "blue"}})
     seen = functions.call(name)
     environ = seen["environ"]
@@ -176,10 +176,11 @@ def test_larger_payloads_are_refused(functions: Lambda, kind: str, limit: int) -
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 413
 
 
-def test_a_payload_must_be_json(functions: Lambda) -> None:
+@pytest.mark.parametrize("payload", [b"{", b"\xff", b"[" * 100_000], ids=["open", "not-utf8", "deep"])
+def test_a_payload_must_be_json(functions: Lambda, payload: bytes) -> None:
     name = functions.deploy("echo")
     with pytest.raises(functions.boto.exceptions.InvalidRequestContentException):
-        functions.boto.invoke(FunctionName=name, Payload=b"{")
+        functions.boto.invoke(FunctionName=name, Payload=payload)
 
 
 @pytest.mark.parametrize("form", ["{}", "{}:$LATEST", "123456789012:function:{}", "{arn}", "{arn}:$LATEST"])

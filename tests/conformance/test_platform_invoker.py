@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -107,3 +108,33 @@ async def test_many_at_once_over_kept_connections(functions: Lambda, invoker: Fu
         )
         assert [json.loads(result.payload) for result in results] == names
     assert all(row["invocations"] == 2 for row in functions.admin.instances())
+
+
+async def test_closing_ends_what_is_open(functions: Lambda, invoker: FunctionInvoker, gate: Gate) -> None:
+    name = functions.deploy("held")
+    call = asyncio.create_task(invoker.invoke(name, json.dumps(gate.event).encode(), timeout_s=20))
+    await asyncio.to_thread(gate.wait)
+    await invoker.close()
+    with pytest.raises(PlatformError, match="invoke of function"):
+        await call
+    assert functions.instance(name)["state"] == "busy"  # it runs on over there
+
+
+async def test_a_closed_one_opens_no_more_connections(functions: Lambda, invoker: FunctionInvoker) -> None:
+    await invoker.close()
+    before = functions.admin.stats()["invocations"]
+    with pytest.raises(PlatformError, match="closed"):
+        await invoker.invoke(functions.deploy("echo"), b"{}", timeout_s=20)
+    assert functions.admin.stats()["invocations"] == before
+
+
+def test_the_boto3_client_tries_once(functions: Lambda) -> None:
+    name = functions.deploy("echo")
+    with contextlib.closing(lambda_client(functions.platform.endpoint, "us-east-1")) as client:
+        functions.admin.fail(1)
+        with pytest.raises(client.exceptions.ServiceException):
+            client.invoke(FunctionName=name)
+        functions.admin.throttle(1)
+        with pytest.raises(client.exceptions.TooManyRequestsException):
+            client.invoke(FunctionName=name)
+        assert client.invoke(FunctionName=name)["StatusCode"] == 200

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 from platform_harness import Gate, Lambda, is_alive, wait_until
 
+from infiniray.errors import PlatformError
+
 MB = 1 << 20
 QUIET_S = 0.5
 
@@ -122,6 +124,23 @@ def test_a_slowed_function_has_a_fraction(functions: Lambda, gate: Gate) -> None
     call = functions.background(functions.call, name, {**gate.event, "bytes": 1, "until": (1 << 30) // 64})
     assert call.result(20)[-1] == 16 * MB
     functions.admin.heal(name)
+    call = functions.background(functions.call, name, {**gate.event, "bytes": 1, "until": 2**64 - 1})
+    assert call.result(20) == [2**64 - 1]
+
+
+def test_healing_ends_the_pacing_of_what_is_open(functions: Lambda, gate: Gate) -> None:
+    name = functions.deploy("pacing")
+    functions.admin.slow(name, 64)
+    call = functions.background(functions.call, name, {**gate.event, "bytes": 1, "until": 2**64 - 1, "via": 16 * MB})
+    receive(gate.wait(), 64 + 1)
+    gate.wait()  # it has seen the slow rate
+    functions.admin.heal(name)
+    assert call.result(20)[-2:] == [16 * MB, 2**64 - 1]
+
+
+def test_there_is_no_network_of_an_unknown_function(functions: Lambda) -> None:
+    with pytest.raises(PlatformError, match="not found"):
+        functions.admin.cut("nobody")
 
 
 def test_without_a_shape_nothing_is_paced(functions: Lambda, gate: Gate) -> None:

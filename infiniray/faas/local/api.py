@@ -113,7 +113,7 @@ def _check_payload(payload: bytes, limit_bytes: int) -> None:
         raise too_large(f"Request must be smaller than {limit_bytes} bytes for the InvokeFunction operation")
     try:
         json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f"Could not parse request body into json: {error}"
         raise Refusal(400, "InvalidRequestContentException", message) from None
 

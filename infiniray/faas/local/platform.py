@@ -82,10 +82,12 @@ class Platform:
         self._meet_faults()
         fleet = self._fleets.setdefault(function.name, _Fleet())
         self._admit(function, fleet)
+        instance = self._pick(function, fleet)
+        if instance is None and self.counters["alive"] >= self.settings.max_instances:
+            self._throttle("ConcurrentInvocationLimitExceeded")
         self.counters["invocations"] += 1
         fleet.n_running += 1
         try:
-            instance = self._pick(function, fleet)
             init_s = 0.0
             if instance is None:
                 self.counters["cold_starts"] += 1
@@ -141,8 +143,6 @@ class Platform:
 
     async def _start(self, function: Function, fleet: _Fleet) -> Instance:
         """A new instance, after its INIT: taken, or with its :attr:`Instance.init_failure`."""
-        if self.counters["alive"] >= self.settings.max_instances:
-            self._throttle("ConcurrentInvocationLimitExceeded")
         instance = Instance(function, self._changed)
         fleet.instances.append(instance)
         self.counters["alive"] += 1
