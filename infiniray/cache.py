@@ -6,16 +6,19 @@ Both turn their arguments into the steps of :mod:`infiniray.cluster.client` and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from infiniray.cluster import rayapi
 from infiniray.cluster.client import Client, Entry
 from infiniray.cluster.steps import Block, Steps, run, run_async
-from infiniray.errors import CacheUnavailable, ConfigError, KeyNotFound
+from infiniray.cluster.turns import Turn
+from infiniray.computing import LEASE_S, Computation, compute, compute_async
+from infiniray.errors import CacheUnavailable, ConfigError, InvalidTTL, KeyNotFound
 from infiniray.keys import full_key, namespace_prefix
+from infiniray.memoizing import KeyOf, memoized, memoized_async
 from infiniray.units import parse_seconds, ttl_seconds
 
 if TYPE_CHECKING:
@@ -24,7 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["AsyncCache", "Cache", "Entry"]
 
 V = TypeVar("V", bound="_Verbs")
+T = TypeVar("T")
+P = ParamSpec("P")
 Duration = float | str | timedelta
+#: A shorter lease could not be renewed in time.
+_SHORTEST_LEASE_S = 0.1
 
 _RAISE: Any = type("_Raise", (), {"__repr__": lambda self: "<raise KeyNotFound>"})()
 
@@ -108,6 +115,17 @@ class _Verbs:
         stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
         client = yield from self._client()
         return (yield from client.delete(stored, timeout_s))
+
+    def _take_turn(
+        self, key: str, ttl: Duration | None, stale_s: Duration, lease_s: Duration, timeout: Duration | None
+    ) -> Steps[tuple[Computation, Turn]]:
+        stored, ttl_s, timeout_s = full_key(key, self._prefix), ttl_seconds(ttl), _timeout_s(timeout)
+        stale, lease = _stale_seconds(stale_s, ttl_s), _lease_seconds(lease_s)
+        client = yield from self._client()
+        computation = Computation(
+            client=client, key=stored, ttl_s=ttl_s, stale_s=stale, lease_s=lease, timeout_s=timeout_s
+        )
+        return computation, (yield from client.take_turn(stored, computation.holder, lease, timeout_s))
 
     def _remove(self, key: str) -> Steps[None]:
         if not (yield from self._delete(key, None)):
@@ -204,6 +222,61 @@ class Cache(_Verbs):
         stays as long as it does.
         """
         return run(self._get_ref(key, raw, timeout))
+
+    def get_or_compute(
+        self,
+        key: str,
+        fn: Callable[[], T],
+        *,
+        ttl: Duration | None = None,
+        stale_s: Duration = 0.0,
+        lease_s: Duration = LEASE_S,
+        timeout: Duration | None = None,
+    ) -> T:
+        """The value under ``key``; if there is none, ``fn()``, stored for ``ttl``.
+
+        Of all callers everywhere, one computes and the others wait for its value. If ``fn`` raises, its own caller gets
+        that, and one of those who wait computes; so too when the computing process dies, ``lease_s`` after it was
+        last heard of. What was computed is returned but not stored if the key was written or deleted meanwhile, if
+        another computer took over, or if there is no room now: it never replaces a newer value.
+
+        The one that computed gets what ``fn`` returned, the others an equal value as :meth:`get` gives it. ``fn`` must
+        not ask for the same key. In rare cases (a computer that froze, a shard that restarted) it runs twice at once.
+
+        Args:
+            stale_s: for so long after ``ttl`` the old value is still there, and is what :meth:`get` gives; here one
+                caller computes the next value, and the others get the old one without waiting.
+            lease_s: at least 0.1. A thread renews the lease three times in that time while ``fn`` runs.
+            timeout: for waiting, and once more for storing; ``fn`` takes as long as it takes.
+
+        Raises:
+            DeadlineExceeded: somebody else is still computing.
+            Overloaded: too many wait.
+            ValueNotStorable, ValueTooLarge: what ``fn`` returned can never be stored.
+        """
+        computation, turn = run(self._take_turn(key, ttl, stale_s, lease_s, timeout))
+        value: T = compute(computation, fn) if turn.is_granted else turn.value
+        return value
+
+    def memoize(
+        self,
+        *,
+        ttl: Duration | None = None,
+        stale_s: Duration = 0.0,
+        key: KeyOf | None = None,
+        timeout: Duration | None = None,
+    ) -> Callable[[Callable[P, T]], Callable[P, T]]:
+        """A decorator: calls with the same arguments are computed once, through :meth:`get_or_compute`.
+
+        ``key(*args, **kwargs)`` makes the key. Without it, it is made of the function's module and name and its
+        arguments, which then must be None, bool, int, float, str or bytes, or tuples of these. The decorated function
+        has ``__wrapped__``, and ``key(*args, **kwargs)``, for :meth:`delete`.
+        """
+
+        def through(stored: str, fn: Callable[[], Any]) -> Any:
+            return self.get_or_compute(stored, fn, ttl=ttl, stale_s=stale_s, timeout=timeout)
+
+        return memoized(through, key)
 
     def delete(self, key: str, *, timeout: Duration | None = None) -> bool:
         """Delete what is under ``key``; False if nothing was."""
@@ -316,6 +389,37 @@ class AsyncCache(_Verbs):
         """See :meth:`Cache.get_ref`."""
         return await run_async(self._get_ref(key, raw, timeout))
 
+    async def get_or_compute(
+        self,
+        key: str,
+        fn: Callable[[], Awaitable[T]] | Callable[[], T],
+        *,
+        ttl: Duration | None = None,
+        stale_s: Duration = 0.0,
+        lease_s: Duration = LEASE_S,
+        timeout: Duration | None = None,
+    ) -> T:
+        """See :meth:`Cache.get_or_compute`. ``fn`` is called on the event loop, and what it returns is awaited if it
+        can be; what blocks belongs into ``asyncio.to_thread``, or else the lease cannot be renewed meanwhile."""
+        computation, turn = await run_async(self._take_turn(key, ttl, stale_s, lease_s, timeout))
+        value: T = await compute_async(computation, fn) if turn.is_granted else turn.value
+        return value
+
+    def memoize(
+        self,
+        *,
+        ttl: Duration | None = None,
+        stale_s: Duration = 0.0,
+        key: KeyOf | None = None,
+        timeout: Duration | None = None,
+    ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+        """See :meth:`Cache.memoize`; for ``async def`` functions."""
+
+        async def through(stored: str, fn: Callable[[], Any]) -> Any:
+            return await self.get_or_compute(stored, fn, ttl=ttl, stale_s=stale_s, timeout=timeout)
+
+        return memoized_async(through, key)
+
     async def delete(self, key: str, *, timeout: Duration | None = None) -> bool:
         """See :meth:`Cache.delete`."""
         return await run_async(self._delete(key, timeout))
@@ -398,4 +502,24 @@ def _timeout_s(timeout: Duration | None) -> float | None:
         raise ConfigError(detail=f"bad timeout: {error}") from None
     if seconds <= 0:
         raise ConfigError(detail=f"bad timeout: {timeout!r} is not longer than zero")
+    return seconds
+
+
+def _stale_seconds(stale_s: Duration, ttl_s: float | None) -> float:
+    try:
+        seconds = parse_seconds(stale_s)
+    except ValueError as error:
+        raise InvalidTTL(detail=f"bad stale_s: {error}") from None
+    if seconds and ttl_s is None:
+        raise InvalidTTL(detail="stale_s says how long a value is kept after its ttl: it needs a ttl")
+    return seconds
+
+
+def _lease_seconds(lease_s: Duration) -> float:
+    try:
+        seconds = parse_seconds(lease_s)
+    except ValueError as error:
+        raise ConfigError(detail=f"bad lease_s: {error}") from None
+    if seconds < _SHORTEST_LEASE_S:
+        raise ConfigError(detail=f"bad lease_s: {lease_s!r} is shorter than {_SHORTEST_LEASE_S:g} s")
     return seconds

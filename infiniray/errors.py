@@ -13,24 +13,39 @@ from typing import Any, ClassVar
 
 __all__ = [
     "AuthenticationError",
+    "BillDamaged",
     "CacheUnavailable",
+    "ClockSkewed",
     "ConfigError",
+    "CredentialsMissing",
     "DeadlineExceeded",
+    "DeployError",
     "FrameError",
     "InfiniRayError",
     "InvalidKey",
     "InvalidTTL",
     "KeyNotFound",
+    "LeaseLost",
+    "NameTaken",
+    "NotDeployed",
     "ObjectLost",
+    "ObjectReplaced",
     "Overloaded",
+    "PermissionMissing",
     "PlatformError",
     "PlatformThrottled",
     "PoolFull",
+    "PriceMissing",
+    "QuotaExceeded",
+    "RoleUnusable",
     "SchemeError",
+    "ShardRecovering",
     "StaleEpoch",
     "ValueNotStorable",
     "ValueTooLarge",
     "WriteFailed",
+    "WrongAccount",
+    "WrongRegion",
 ]
 
 
@@ -94,6 +109,23 @@ class InvalidTTL(InfiniRayError, ValueError, TypeError):
 
 class ConfigError(InfiniRayError, ValueError):
     """A configuration is not valid. Fields: ``detail``, which names the setting."""
+
+
+class PriceMissing(ConfigError, LookupError):
+    """A price book lacks a price that is needed. Fields: ``entry``, its name; ``file``, the price book."""
+
+    template = "price book {file} has no entry {entry!r}"
+    entry: str
+    file: str
+
+
+class BillDamaged(InfiniRayError, ValueError):
+    """A line of a platform's metering file is none. Fields: ``file``; ``line``, counted from 1; ``detail``."""
+
+    template = "{file}, line {line}: {detail}"
+    file: str
+    line: int
+    detail: str
 
 
 class SchemeError(InfiniRayError, ValueError):
@@ -161,6 +193,32 @@ class Overloaded(InfiniRayError):
     retry_after_s: float
 
 
+class ShardRecovering(InfiniRayError):
+    """A shard that was restarted is finding out what its nodes hold. Fields: ``shard``, ``retry_after_s``."""
+
+    template = "{shard} has restarted and is rebuilding its table; retry after {retry_after_s:g} s"
+    retryable = True
+    shard: str
+    retry_after_s: float
+
+
+class ObjectReplaced(InfiniRayError):
+    """An object was replaced or deleted while it was read: reading again finds what is there now. Field: ``key``."""
+
+    template = "{key!r} was replaced or deleted while it was read"
+    retryable = True
+    key: str
+
+
+class LeaseLost(InfiniRayError):
+    """A computed value was not stored: its computer's lease on the key had expired, or the key was written or deleted
+    meanwhile, or its shard restarted. Field: ``key``."""
+
+    template = "the lease on {key!r} is lost: what was computed under it is not stored"
+    retryable = True
+    key: str
+
+
 class StaleEpoch(InfiniRayError):
     """The sender works from an outdated membership. Fields: ``seen``, ``current``."""
 
@@ -190,6 +248,59 @@ class PlatformThrottled(PlatformError):
 
     retryable = True
     retry_after_s: float
+
+
+# ---------------------------------------------------------------- deploying
+
+
+class DeployError(PlatformError):
+    """Deploying, or taking away what was deployed, was refused or failed.
+
+    Fields: ``operation``; ``function``, what it was done to (a function, role, log group, ...); ``detail``;
+    ``advice``, what to do.
+    """
+
+    template = "{operation} ({function}): {detail}. {advice}"
+    advice: str
+
+
+class CredentialsMissing(DeployError, PermissionError):
+    """There are no credentials, or AWS does not accept them."""
+
+
+class PermissionMissing(DeployError, PermissionError):
+    """The credentials are good, and do not allow this. Fields: as :class:`DeployError`, and ``action``, in IAM's
+    words."""
+
+    action: str
+
+
+class ClockSkewed(DeployError):
+    """This machine's clock is too far off for AWS to accept what it signs."""
+
+
+class WrongAccount(DeployError, ValueError):
+    """The credentials, or a role, belong to another account than the configuration says."""
+
+
+class WrongRegion(DeployError, ValueError):
+    """There is no such region, it is not enabled, or something that is needed is in another one."""
+
+
+class RoleUnusable(DeployError):
+    """Functions cannot run under the role that they are given."""
+
+
+class QuotaExceeded(DeployError):
+    """The account's quotas do not allow it."""
+
+
+class NameTaken(DeployError, FileExistsError):
+    """Something that does not bear this cache's tags has the name that is needed. It was not touched."""
+
+
+class NotDeployed(DeployError, LookupError):
+    """The platform lacks functions of this cache, or they are not as configured."""
 
 
 class FrameError(InfiniRayError, ValueError):

@@ -33,12 +33,23 @@ import numpy.typing as npt
 from infiniray.copying import copied
 from infiniray.errors import ValueNotStorable
 
-__all__ = ["MAX_HEAD_BYTES", "Packed", "Serialized", "deserialize", "serialize", "view"]
+__all__ = [
+    "MAX_HEAD_BYTES",
+    "Packed",
+    "Serialized",
+    "deserialize",
+    "fresh_until_s",
+    "serialize",
+    "view",
+    "with_fresh_until",
+]
 
 #: A longer head (a pickle with hundreds of buffers) is avoided: such values are pickled in-band.
 MAX_HEAD_BYTES = 8 << 10
 #: Buffers behind a pickle begin at multiples of this, so that arrays over them are aligned.
 _ALIGN = 64
+#: How the head of a value begins that may get stale before it expires: ``["fresh",until_s,[the head]]``.
+_FRESH = '["fresh",'
 #: Beside memoryviews: types that export a buffer, but cannot be pickled.
 _BUFFERS = (mmap.mmap, ctypes.Array, ctypes.Structure, pickle.PickleBuffer)
 
@@ -152,6 +163,27 @@ def _joined(parts: Sequence[memoryview]) -> Octets:
     return whole
 
 
+# ---------------------------------------------------------------- fresh, then stale
+
+
+def with_fresh_until(head: str, until_s: float) -> str:
+    """The head of a value that is stale from ``until_s`` (Unix time) until it expires."""
+    return f"{_FRESH}{until_s!r},{head}]"
+
+
+def fresh_until_s(head: str) -> float | None:
+    """When a value gets stale; None if it does not before it expires."""
+    return float(json.loads(head)[1]) if head.startswith(_FRESH) else None
+
+
+def _kind_and_details(head: str) -> Any:
+    described = json.loads(head)
+    match described:
+        case ["fresh", _, bare]:
+            return bare
+    return described
+
+
 # ---------------------------------------------------------------- and back
 
 
@@ -162,7 +194,7 @@ def deserialize(head: str, buffer: Any) -> Any:
         ValueNotStorable: it cannot be rebuilt here, as when its class cannot be imported.
     """
     data = memoryview(buffer).cast("B").toreadonly()
-    match json.loads(head):
+    match _kind_and_details(head):
         case ["bytes"]:
             return copied(data)
         case ["bytearray"]:
@@ -184,7 +216,7 @@ def view(head: str, buffer: Any) -> memoryview:
     Raises:
         ValueNotStorable: the value was pickled.
     """
-    if json.loads(head)[0] == "pickle":
+    if _kind_and_details(head)[0] == "pickle":
         detail = "the stored value is a pickled object, not bytes-like: get it without raw=True"
         raise ValueNotStorable(detail=detail)
     return memoryview(buffer).cast("B").toreadonly()

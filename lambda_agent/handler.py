@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from lambda_agent.instance import Instance
 from lambda_agent.invocation import Invocation, StaleEpoch
 from lambda_agent.session import Session
 
-__all__ = ["handle"]
+__all__ = ["answer", "handle"]
 
 _instance: Instance | None = None
 
@@ -24,8 +25,11 @@ class Context(Protocol):
 def handle(event: Any, context: Context) -> dict[str, object]:
     """Serve one session: dial the shard (or use the kept connection), answer requests, linger, say BYE.
 
-    Returns what the platform needs for the bill and the shard for its books: session, reason, instance,
-    requests, bytes_in, bytes_out, n_chunks, used_bytes, linger_ms, protocol_errors.
+    A warm-up is no session: it returns at once, and nobody is dialled.
+
+    Returns what the shard needs for its books (session, reason, instance, epoch, n_chunks, used_bytes), and of a
+    session what it did (requests, bytes_in, bytes_out, linger_ms, protocol_errors), of a warm-up what the instance
+    has seen (spans).
 
     Raises:
         InvalidInvocation: the event is not by a shard of this pool.
@@ -38,10 +42,22 @@ def handle(event: Any, context: Context) -> dict[str, object]:
         # Not at import: platforms fork or restore many instances from one that has imported this already, and
         # they would all have the same id.
         _instance = Instance.from_environment(os.environ)
-    instance = _instance
-    end_s = time.monotonic() + context.get_remaining_time_in_millis() / 1000
+    return answer(_instance, event, time.monotonic() + context.get_remaining_time_in_millis() / 1000)
+
+
+def answer(
+    instance: Instance,
+    event: Any,
+    end_s: float,
+    new_session: Callable[[Instance, Invocation, float], Session] = Session,
+) -> dict[str, object]:
+    """What :func:`handle` does, on this instance, until ``end_s`` (monotonic clock) at the latest."""
     invocation = Invocation.from_event(event, instance.secret)
     if invocation.epoch < instance.epoch:
         raise StaleEpoch(f"membership epoch {invocation.epoch} is outdated; this node has seen {instance.epoch}")
     instance.epoch = invocation.epoch
-    return Session(instance, invocation, end_s).run()
+    names = {"session": invocation.session, "reason": invocation.reason}
+    if invocation.reason == "warm":
+        return {**names, **instance.holdings(), "spans": instance.store.spans.to_wire()}
+    work = new_session(instance, invocation, end_s).run()
+    return {**names, **instance.holdings(), **work}

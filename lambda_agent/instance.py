@@ -75,6 +75,15 @@ class Instance:
             raise ValueError(f"need a secret, and reserve ({reserve_mb} MB) below memory ({memory_mb} MB)")
         return cls(secret, (memory_mb - reserve_mb) << 20)
 
+    def holdings(self) -> dict[str, object]:
+        """What a shard is told about this instance at the end of an invocation."""
+        return {
+            "instance": self.id,
+            "epoch": self.epoch,
+            "n_chunks": self.store.n_chunks,
+            "used_bytes": self.store.used_bytes,
+        }
+
     def hang_up(self) -> None:
         """Close the connection to the shard, if there is one. The chunks stay."""
         if self.channel is not None:

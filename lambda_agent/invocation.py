@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 from infiniray.wire import auth
 
-__all__ = ["REASONS", "InvalidInvocation", "Invocation", "StaleEpoch"]
+__all__ = ["MAX_LINGER_MS", "REASONS", "InvalidInvocation", "Invocation", "StaleEpoch"]
 
 REASONS = ("serve", "warm", "backup")
 _MAX_EPOCH = 2**32 - 1
-_MAX_LINGER_MS = 900_000  # the longest that a function may run
+#: The longest that a function may run.
+MAX_LINGER_MS = 900_000
 
 
 class InvalidInvocation(ValueError):
@@ -66,6 +67,6 @@ def _text(event: dict[str, Any], name: str) -> str:
 def _linger_s(event: dict[str, Any]) -> float:
     value: Any = event.get("linger_ms")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= _MAX_LINGER_MS:  # NaN is not in there either
-        raise InvalidInvocation(f"linger_ms is a number from 0 to {_MAX_LINGER_MS}, not {value!r:.40}")
+    if not is_number or not 0 <= value <= MAX_LINGER_MS:  # NaN is not in there either
+        raise InvalidInvocation(f"linger_ms is a number from 0 to {MAX_LINGER_MS}, not {value!r:.40}")
     return float(value) / 1000

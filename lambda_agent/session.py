@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import ClassVar
+from itertools import accumulate
+from typing import ClassVar, TypeGuard
 
 from infiniray.wire import auth
-from infiniray.wire.describe import ChunkId, ChunkInfo
+from infiniray.wire.describe import ChunkId, ChunkInfo, SeqSpans
 from infiniray.wire.frames import MAX_META_BYTES, Frame, Kind, ProtocolError, pack
 from lambda_agent.instance import Channel, Instance
-from lambda_agent.invocation import Invocation
+from lambda_agent.invocation import MAX_LINGER_MS, Invocation
 from lambda_agent.link import LinkLost
 from lambda_agent.store import json_bytes
+from lambda_agent.transfers import PartialStore
 
 __all__ = ["HandshakeFailed", "Session"]
 
@@ -20,6 +22,8 @@ DIAL_S = 2.0
 HANDSHAKE_S = 2.0
 #: A chunk, either way, of which nothing has moved for this long will not come any more.
 STALL_S = 5.0
+#: Silence that a backup bears, until the shard says how long to stay: its other end has to be invoked first.
+BACKUP_HOLD_S = 2.0
 #: The session is over this long before the platform would kill the function ...
 RETURN_BEFORE_S = 0.5
 #: ... and begins to end so much earlier, to send what is half sent.
@@ -35,6 +39,8 @@ class HandshakeFailed(ConnectionError):
 class Session:
     """I serve one invocation on the instance's connection, and leave it fit for the next one or closed.
 
+    I stay while there is work, then for the linger time; a HOLD has me stay longer, or leave without lingering.
+
     Whatever happens, chunks that are whole stay. An exception that leaves me has closed the connection.
     """
 
@@ -44,6 +50,10 @@ class Session:
         self._store = instance.store
         self._invocation = invocation
         self._stop_s = end_s - RETURN_BEFORE_S - WIND_UP_S
+        self._linger_s = invocation.linger_s
+        if invocation.reason == "backup":
+            self._linger_s = max(self._linger_s, BACKUP_HOLD_S)
+        self._held_until_s = 0.0  # by a HOLD
         self._n_requests = 0
         self._n_protocol_errors = 0
         self._bytes_in = 0
@@ -51,7 +61,7 @@ class Session:
         self._lingered_s = 0.0
 
     def run(self) -> dict[str, object]:
-        """Serve until the shard is silent for the linger time, hangs up, or time is up.
+        """Serve until the shard is silent for the linger time, hangs up, or time is up: what was done.
 
         Raises:
             LinkLost: the shard cannot be reached.
@@ -66,7 +76,7 @@ class Session:
         except BaseException:
             self._hang_up()
             raise
-        return self._summary()
+        return self._work()
 
     # ------------------------------------------------------------ connections
 
@@ -186,7 +196,8 @@ class Session:
         """Wait for the shard; False if the session is over."""
         now_s = time.monotonic()
         if not channel.is_busy:
-            ready = channel.link.wait(min(self._invocation.linger_s, self._stop_s - now_s))
+            stay_s = max(self._linger_s, self._held_until_s - now_s)
+            ready = channel.link.wait(min(stay_s, self._stop_s - now_s))
             self._lingered_s += time.monotonic() - now_s
             return ready
         if channel.link.sending and channel.link.sent_s + STALL_S <= now_s:
@@ -237,19 +248,31 @@ class Session:
     def _on_ping(self, channel: Channel, frame: Frame) -> None:
         self._say(channel, Kind.PONG, {"session": self._invocation.session}, frame.request)
 
+    def _on_hold(self, channel: Channel, frame: Frame) -> None:
+        """Stay for so long, work or no work, and then linger; 0: do not even linger. The last HOLD counts."""
+        for_ms = frame.meta.get("for_ms")
+        if not isinstance(for_ms, int | float) or not for_ms >= 0:  # nor NaN
+            raise ProtocolError(f"not a HOLD: {frame.meta!r:.120}")
+        if frame.epoch < self._instance.epoch:
+            return
+        for_s = min(for_ms, MAX_LINGER_MS) / 1000
+        self._linger_s = self._invocation.linger_s if for_s else 0.0
+        self._held_until_s = time.monotonic() + for_s
+
     def _on_store(self, channel: Channel, frame: Frame) -> None:
         part = channel.stores.begun(frame)
         if json_bytes(part.info) > MAX_META_BYTES - _META_SLACK_BYTES:
-            self._refuse_store(channel, frame.request, part.info.seq, "description")  # no LIST could ever show it
+            self._refuse_store(channel, frame.request, part, "description")  # no LIST could ever show it
         elif part.body is None or not self._store.reserve(part.info):
-            self._refuse_store(channel, frame.request, part.info.seq, "full")
+            self._refuse_store(channel, frame.request, part, "full")
         else:
             part.reserved = True
             self._on_data(channel, frame)
 
-    def _refuse_store(self, channel: Channel, request: int, seq: int, reason: str) -> None:
+    def _refuse_store(self, channel: Channel, request: int, part: PartialStore, reason: str) -> None:
         channel.drop_store(request)
-        self._store.spans.add(seq)  # seen, and there is nothing to have of it: a gap for each would split the spans
+        if not part.is_copy:  # seen, and there is nothing to have of it: a gap for each would split the spans
+            self._store.spans.add(part.info.seq)
         sizes = {"used_bytes": self._store.used_bytes, "limit_bytes": self._store.limit_bytes}
         self._say(channel, Kind.REFUSED, {"reason": reason, **sizes}, request)
 
@@ -263,11 +286,16 @@ class Session:
             self._say(channel, Kind.STORED, None, frame.request)
 
     def _on_abort(self, channel: Channel, frame: Frame) -> None:
-        """A STORE ends here, or was given up before it began: its number is seen, with nothing to have of it."""
+        """A STORE ends here, or was given up before it began: its number is seen, with nothing to have of it.
+
+        Unless it was a copy: another instance has the chunk under that number, and this one still lacks it.
+        """
         part = channel.stores.get(frame.request)
         seq = part.info.seq if part is not None else frame.meta.get("seq")
         if part is not None:
             channel.drop_store(frame.request)
+        if part is not None and part.is_copy:
+            return
         if isinstance(seq, int) and seq > 0 and frame.epoch >= self._instance.epoch:
             self._store.spans.add(seq)
 
@@ -298,8 +326,19 @@ class Session:
         infos, more = self._store.page(start, limit, MAX_META_BYTES - _META_SLACK_BYTES)
         self._say(channel, Kind.INVENTORY, {"chunks": infos, "more": more}, frame.request)
 
+    def _on_retain(self, channel: Channel, frame: Frame) -> None:
+        first, last, deltas = (frame.meta.get(name) for name in ("first", "last", "keep"))
+        seen = SeqSpans.from_wire(frame.meta.get("seen"))
+        if not (type(first) is int and type(last) is int and first > 0 <= last and _are_distances(deltas)):
+            raise ProtocolError(f"not a RETAIN: {frame.meta!r:.120}")
+        self._store.retain(first, last, accumulate(deltas))
+        for span in seen:
+            self._store.spans.add(*span)
+        self._say(channel, Kind.RETAINED, None, frame.request)
+
     _HANDLERS: ClassVar[dict[Kind, Callable[[Session, Channel, Frame], None]]] = {
         Kind.PING: _on_ping,
+        Kind.HOLD: _on_hold,
         Kind.STORE: _on_store,
         Kind.DATA: _on_data,
         Kind.ABORT: _on_abort,
@@ -307,9 +346,10 @@ class Session:
         Kind.CANCEL: _on_cancel,
         Kind.DELETE: _on_delete,
         Kind.LIST: _on_list,
+        Kind.RETAIN: _on_retain,
     }
     #: Kinds that get an answer about chunks, so only from the shard that owns this node now.
-    _REQUESTS = frozenset({Kind.STORE, Kind.FETCH, Kind.DELETE, Kind.LIST})
+    _REQUESTS = frozenset({Kind.STORE, Kind.FETCH, Kind.DELETE, Kind.LIST, Kind.RETAIN})
 
     # ------------------------------------------------------------ saying
 
@@ -319,16 +359,16 @@ class Session:
     def _say(self, channel: Channel, kind: Kind, meta: dict[str, object] | None, request: int = 0) -> None:
         channel.link.queue(self._head(kind, request, meta))
 
-    def _summary(self) -> dict[str, object]:
+    def _work(self) -> dict[str, object]:
         return {
-            "session": self._invocation.session,
-            "reason": self._invocation.reason,
-            "instance": self._instance.id,
             "requests": self._n_requests,
             "bytes_in": self._bytes_in,
             "bytes_out": self._bytes_out,
-            "n_chunks": self._store.n_chunks,
-            "used_bytes": self._store.used_bytes,
             "linger_ms": round(self._lingered_s * 1000, 3),
             "protocol_errors": self._n_protocol_errors,
         }
+
+
+def _are_distances(value: object) -> TypeGuard[list[int]]:
+    """Whether this is a list of positive numbers."""
+    return isinstance(value, list) and set(map(type, value)) <= {int} and (not value or min(value) > 0)

@@ -16,11 +16,12 @@ __all__ = ["IncomingStores", "OutgoingChunks", "PartialStore", "Segment"]
 class PartialStore:
     """A chunk of which not all bytes are here yet."""
 
-    __slots__ = ("body", "info", "moved_s", "placed_bytes", "received_bytes", "reserved")
+    __slots__ = ("body", "info", "is_copy", "moved_s", "placed_bytes", "received_bytes", "reserved")
 
-    def __init__(self, info: ChunkInfo, body: memoryview | None) -> None:
+    def __init__(self, info: ChunkInfo, body: memoryview | None, is_copy: bool) -> None:
         self.info = info
         self.body = body  # None: no memory for it
+        self.is_copy = is_copy  # of a chunk that another instance has, under the same number
         self.placed_bytes = 0  # of which the place has been named
         self.received_bytes = 0  # of which the frames have been handled
         self.reserved = False  # whether it counts against the limit
@@ -138,7 +139,8 @@ class IncomingStores:
             raise ProtocolError(f"changes are numbered from 1, not {info.seq}")
         if frame.request in self._open:
             raise ProtocolError(f"request {frame.request} is already a STORE under way")
-        self._open[frame.request] = part = PartialStore(info, self._memory(info.chunk_bytes))
+        part = PartialStore(info, self._memory(info.chunk_bytes), frame.meta.get("copy") is True)
+        self._open[frame.request] = part
         return part
 
     def _memory(self, n_bytes: int) -> memoryview | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from infiniray.cluster.membership import Membership
 from infiniray.codec.schemes import SchemePolicy
 from infiniray.config import Config, PlatformConfig
-from infiniray.core.policy import Hedge, Policy
+from infiniray.core.policy import Hedge, Policy, RepairMode
 from infiniray.core.shard import ShardState
 from infiniray.faas.client import lambda_client
 from infiniray.faas.invoker import FunctionInvoker
@@ -27,7 +27,7 @@ def policy_of(config: Config) -> Policy:
         schemes=SchemePolicy.of([(rule.up_to, rule.scheme) for rule in config.redundancy]),
         hedge=Hedge(config.read.hedge),
         hedge_delay_s=config.read.hedge_delay_s,
-        repair=config.read.repair,
+        repair=RepairMode.ALWAYS if config.read.repair else RepairMode.NONE,
         ping_timeout_s=session.ping_timeout_s,
         connect_timeout_s=session.connect_timeout_s,
         stall_s=session.stall_s,

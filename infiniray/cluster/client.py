@@ -17,6 +17,7 @@ from infiniray.cluster import rayapi
 from infiniray.cluster.deadline import Deadline
 from infiniray.cluster.membership import Membership, shard_actor_name, supervisor_name
 from infiniray.cluster.steps import Block, Pause, Steps, Wait
+from infiniray.cluster.turns import Turn
 from infiniray.errors import CacheUnavailable, DeadlineExceeded, InfiniRayError, KeyNotFound, StaleEpoch
 from infiniray.values import serialize
 
@@ -110,6 +111,35 @@ class Client:
     def ttl(self, key: str, timeout_s: float | None) -> Steps[float | None]:
         answer: float | None = yield from self._ask("ttl", key, timeout_s)
         return answer
+
+    # ------------------------------------------------------------ one key, computed once
+
+    def take_turn(self, key: str, holder: str, lease_s: float, timeout_s: float | None) -> Steps[Turn]:
+        """The value, or the right to compute it, as :meth:`.Shard.take_turn` says."""
+        turn: Turn = yield from self._ask("take_turn", key, timeout_s, holder=holder, lease_s=lease_s)
+        return turn
+
+    def renew_turn(self, key: str, holder: str, lease_s: float, timeout_s: float) -> Steps[None]:
+        yield from self._ask("renew_turn", key, timeout_s, holder=holder, lease_s=lease_s)
+
+    def give_up_turn(self, key: str, holder: str, timeout_s: float) -> Steps[None]:
+        yield from self._ask("give_up_turn", key, timeout_s, holder=holder)
+
+    def put_computed(
+        self, key: str, holder: str, value: Any, ttl_s: float | None, stale_s: float, timeout_s: float | None
+    ) -> Steps[None]:
+        deadline = yield from self._begin(timeout_s)
+        request = _request_id()
+        placed = yield from self._place(value, deadline)
+
+        def submit(actor: rayapi.Actor, epoch: int, left_s: float) -> rayapi.Ref:
+            return actor.put_computed.remote(
+                epoch, key, placed.head, placed.payload, placed.refs,
+                holder=holder, request=request, ttl_s=ttl_s, stale_s=stale_s, timeout_s=left_s,
+            )  # fmt: skip
+
+        call = _Call(operation="PUT_COMPUTED", key=key, submit=submit, n_bytes=placed.n_bytes)
+        yield from self._finish(call, None, deadline)
 
     # ------------------------------------------------------------ many keys
 

@@ -26,6 +26,7 @@ from infiniray.cluster.membership import Membership
 from infiniray.cluster.state import CacheRecord, ProcessMark, StateDirectory
 from infiniray.config import Config
 from infiniray.errors import CacheUnavailable, InfiniRayError
+from infiniray.faas.deploy.adopt import deployed_secret, is_deployed_apart
 from infiniray.faas.local.admin import PlatformAdmin
 from infiniray.faas.local.launch import LocalPlatform
 
@@ -53,6 +54,7 @@ def host(config: Config, *, address: str | None, state: StateDirectory, say: Say
     Raises:
         CacheUnavailable: Ray or the actors do not come up, or another process is at it.
         PlatformError: the platform does not come up, or refuses.
+        NotDeployed: the functions are deployed apart, and are not all there as configured.
     """
     with state.lock(config.name):
         record = state.read(config.name)
@@ -61,15 +63,19 @@ def host(config: Config, *, address: str | None, state: StateDirectory, say: Say
             _end(record, state)
             record = None
         was_running = record is not None
+        secret = None
+        if is_deployed_apart(config):  # before anything is started for it
+            say("checking the deployed functions")
+            secret = deployed_secret(config, config.platform.endpoint_url)
         if record is None:
             record = _start_ray(config, address, state, say)
         rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)
         try:
-            if config.platform.kind == "local" and record.platform is None:
+            if not is_deployed_apart(config) and record.platform is None:
                 record = _start_platform(config, record, state, say)
             say("starting functions and shards")
             endpoint = record.platform_endpoint or config.platform.endpoint_url
-            return bring_up(config, platform_endpoint=endpoint), was_running
+            return bring_up(config, platform_endpoint=endpoint, secret=secret), was_running
         finally:
             rayapi.disconnect()
 

@@ -22,7 +22,9 @@ TAKE_DOWN_TIMEOUT_S = 30.0
 _SUPERVISOR_CONCURRENCY = 1000
 
 
-def bring_up(config: Config, *, platform_endpoint: str | None, owner: ProcessMark | None = None) -> Membership:
+def bring_up(
+    config: Config, *, platform_endpoint: str | None, owner: ProcessMark | None = None, secret: str | None = None
+) -> Membership:
     """Create supervisor, functions and shards on the Ray that this process is connected to.
 
     A cache of this name that is there already is completed, and kept as it was configured.
@@ -30,6 +32,7 @@ def bring_up(config: Config, *, platform_endpoint: str | None, owner: ProcessMar
     Args:
         platform_endpoint: URL of the function platform; None for AWS's own.
         owner: the cache ends with this process; None: it stays until :func:`take_down`.
+        secret: that of functions which are deployed apart, as hex; None: a new one.
 
     Raises:
         CacheUnavailable: the actors do not come up.
@@ -43,7 +46,7 @@ def bring_up(config: Config, *, platform_endpoint: str | None, owner: ProcessMar
         max_concurrency=_SUPERVISOR_CONCURRENCY,
         on_node=rayapi.local_node_id() if is_local else None,
         config=config,
-        secret=secrets.token_hex(32),
+        secret=secret or secrets.token_hex(32),
         endpoint_url=platform_endpoint,
         is_local=is_local,
         owner=owner,

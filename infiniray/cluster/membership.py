@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from infiniray.config import Config
 from infiniray.core.ids import NodeId
 from infiniray.core.ring import Ring
+from infiniray.faas.deploy.scope import node_names
 
 __all__ = ["Membership", "plan", "shard_actor_name", "supervisor_name"]
 
@@ -67,7 +68,7 @@ def plan(config: Config) -> Membership:
     """
     shards = {f"shard-{i}": 1.0 for i in range(config.ring.shards)}
     ring = Ring(epoch=_FIRST_EPOCH, shards=shards, virtual_nodes=config.ring.virtual_nodes)
-    nodes = [NodeId(f"{config.name}-node-{i:04}") for i in range(config.pool.nodes)]
+    nodes = [NodeId(name) for name in node_names(config)]
     return Membership(
         name=config.name,
         ring=ring,

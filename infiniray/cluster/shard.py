@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 
 from infiniray.cluster.assembly import assemble
 from infiniray.cluster.codec_tasks import TaskCoder
+from infiniray.cluster.flights import Flights, Landed
 from infiniray.cluster.membership import Membership
+from infiniray.cluster.turns import Turn
 from infiniray.config import Config
-from infiniray.errors import KeyNotFound, StaleEpoch
+from infiniray.errors import DeadlineExceeded, KeyNotFound, ObjectReplaced, ShardRecovering, StaleEpoch
 from infiniray.runtime.driver import ShardDriver
-from infiniray.values import Packed
+from infiniray.values import Packed, fresh_until_s, with_fresh_until
 
 __all__ = ["Shard"]
 
@@ -48,6 +50,86 @@ class Shard:
         self._coder: TaskCoder | None = None
         self._starting: asyncio.Future[ShardDriver] | None = None
         self._answers: OrderedDict[str, asyncio.Future[Any]] = OrderedDict()
+        n = config.limits.max_in_flight  # the actor runs 4n calls at once: those that wait leave room for others
+        self._flights = Flights(max_leases=16 * n, max_waiters=2 * n)
+
+    # ------------------------------------------------------------ objects that are computed once
+
+    async def take_turn(self, epoch: int, key: str, *, holder: str, lease_s: float, timeout_s: float) -> Turn:
+        """The value; or, to one caller at a time, the right to compute it. Others wait until that one has ended; while
+        there is a value that is merely stale, they get it.
+
+        Args:
+            holder: a name for the caller's computation, which nobody else has. Under it the value is stored.
+            lease_s: how long it has, from now and from each renewal.
+
+        Raises:
+            DeadlineExceeded: somebody else is still computing it.
+            Overloaded: too many wait, or too many keys are computed.
+        """
+        until_s = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            driver = await self._at(epoch)
+            left_s = until_s - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                detail = "its value kept changing"
+                raise DeadlineExceeded(operation="GET_OR_COMPUTE", key=key, deadline_s=timeout_s, detail=detail)
+            if self._may_serve(driver, key, holder):
+                try:
+                    facts, data = await driver.get(key, timeout_s=left_s)
+                except (KeyNotFound, ObjectReplaced):
+                    continue
+                return Turn(value=Packed(facts.head, data))
+            if driver.state.is_recovering:  # the value may be there, but is not known yet
+                raise ShardRecovering(shard=self._shard, retry_after_s=0.1)
+            if self._flights.acquire(key, holder, lease_s):
+                return Turn(is_granted=True)
+            landed = await self._flights.wait(key, until_s, timeout_s)
+            if landed is not None:
+                return Turn(value=Packed(landed.head, landed.payload))
+
+    async def renew_turn(self, epoch: int, key: str, *, holder: str, lease_s: float, timeout_s: float) -> None:
+        """Raises: LeaseLost."""
+        await self._at(epoch)
+        self._flights.renew(key, holder, lease_s)
+
+    async def give_up_turn(self, epoch: int, key: str, *, holder: str, timeout_s: float) -> None:
+        """The holder will not store a value: the next may compute it."""
+        await self._at(epoch)
+        self._flights.give_up(key, holder)
+
+    async def put_computed(
+        self, epoch: int, key: str, head: str, payload: Any, refs: list[Any], *,
+        holder: str, request: str, ttl_s: float | None, stale_s: float, timeout_s: float,
+    ) -> None:  # fmt: skip
+        """As :meth:`put`, of a value that was computed in the holder's turn, which ends.
+
+        After ``ttl_s`` the value is stale, and ``stale_s`` later it expires. Those who wait for the value get it even
+        if it cannot be stored now.
+
+        Raises:
+            LeaseLost: it is not the holder's turn any more. Nothing is stored.
+        """
+        driver = await self._at(epoch)
+        now_s = time.time()
+        if ttl_s is not None and stale_s:
+            head = with_fresh_until(head, now_s + ttl_s)
+        expires_s = None if ttl_s is None else now_s + ttl_s + stale_s
+
+        async def write() -> None:
+            with self._coder_of(driver).object_in_store(payload, refs):
+                await driver.put(key, head, memoryview(payload), expires_s=expires_s, timeout_s=timeout_s)
+
+        await self._once(request, lambda: self._flights.store(key, holder, Landed(head, payload), write))
+
+    def _may_serve(self, driver: ShardDriver, key: str, holder: str) -> bool:
+        """Whether there is a value that is fresh, or stale while somebody else computes the next."""
+        now_s = time.time()
+        record = driver.state.table.lookup(key, now_s)
+        if record is None:
+            return False
+        fresh_s = fresh_until_s(record.facts.head)
+        return fresh_s is None or now_s < fresh_s or self._flights.is_computed(key, besides=holder)
 
     # ------------------------------------------------------------ objects
 
@@ -61,7 +143,7 @@ class Shard:
         expires_s = None if ttl_s is None else time.time() + ttl_s
 
         async def store() -> None:
-            with self._coder_of(driver).object_in_store(payload, refs):
+            with self._flights.overridden(key), self._coder_of(driver).object_in_store(payload, refs):
                 await driver.put(key, head, memoryview(payload), expires_s=expires_s, timeout_s=timeout_s)
 
         await self._once(request, store)
@@ -78,7 +160,13 @@ class Shard:
 
     async def delete(self, epoch: int, key: str, *, request: str, timeout_s: float) -> bool:
         driver = await self._at(epoch)
-        return await self._once(request, lambda: driver.delete(key))
+
+        async def erase() -> bool:
+            with self._flights.overridden(key):
+                await self._flights.stop_stores(key)
+                return await driver.delete(key)
+
+        return await self._once(request, erase)
 
     async def touch(self, epoch: int, key: str, *, ttl_s: float | None, timeout_s: float) -> bool:
         driver = await self._at(epoch)
@@ -121,10 +209,11 @@ class Shard:
 
     async def stats(self) -> dict[str, Any]:
         driver = await self._driver()
-        return {**driver.stats(), "codec": self._coder_of(driver).stats()}
+        return {**driver.stats(), "codec": self._coder_of(driver).stats(), "computing": self._flights.stats()}
 
     async def close(self) -> None:
         """Close connections and end what is going on. Calls after that fail."""
+        self._flights.close()
         starting, self._starting = self._starting, None
         if starting is not None:
             await (await starting).close()

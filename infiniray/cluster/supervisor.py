@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from infiniray.cluster import rayapi
-from infiniray.cluster.functions import LOCAL_ROLE, FunctionPool
+from infiniray.cluster.functions import FunctionPool
 from infiniray.cluster.membership import Membership, plan, shard_actor_name, supervisor_name
 from infiniray.cluster.shard import Shard
 from infiniray.cluster.state import ProcessMark
 from infiniray.config import Config
 from infiniray.errors import InfiniRayError, PlatformError
-from infiniray.faas.client import lambda_client
+from infiniray.faas.deploy.adopt import is_deployed_apart
 from infiniray.faas.local.admin import PlatformAdmin
 
 __all__ = ["Supervisor", "totals"]
@@ -106,7 +106,7 @@ class Supervisor:
         for actor in actors:
             if actor is not None:
                 rayapi.kill(actor)
-        if delete_functions:
+        if delete_functions and not is_deployed_apart(self._config):
             await asyncio.to_thread(self._functions().delete)
 
     # ------------------------------------------------------------ shards
@@ -149,18 +149,13 @@ class Supervisor:
     # ------------------------------------------------------------ functions
 
     def _ensure_functions(self) -> None:
-        self._functions().ensure()
+        """Where they are deployed apart, they have been checked before I was made."""
+        if not is_deployed_apart(self._config):
+            self._functions().ensure()
 
     def _functions(self) -> FunctionPool:
-        pool, platform = self._config.pool, self._config.platform
         return FunctionPool(
-            lambda_client(self._endpoint_url, platform.region),
-            self._membership.all_nodes,
-            role=LOCAL_ROLE,
-            memory_mb=pool.memory_mb,
-            reserve_mb=pool.reserve_mb,
-            timeout_s=pool.timeout_s,
-            secret=self._secret,
+            self._config, self._membership.all_nodes, secret=self._secret, endpoint_url=self._endpoint_url
         )
 
     def _platform_stats(self) -> dict[str, Any] | None:

@@ -9,26 +9,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from infiniray.codec.schemes import Scheme
-from infiniray.core.ids import LinkId, NodeId, OpId, RequestId, SessionId, Timer
+from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
 from infiniray.errors import InfiniRayError
 from infiniray.wire.describe import ChunkId
 
 __all__ = [
     "AbortStore",
+    "AcquireSlot",
+    "CancelCopy",
     "CancelFetch",
     "CancelTimer",
     "CloseLink",
     "Command",
     "Complete",
+    "CopyChunk",
     "Decode",
     "DeleteChunks",
     "Encode",
     "Fail",
     "FetchChunk",
+    "Hold",
     "Invoke",
+    "ListChunks",
     "ObjectFacts",
+    "OpenBuffers",
     "Ping",
+    "RegisterCopy",
     "Release",
+    "ReleaseSlot",
+    "Retain",
     "SetTimer",
     "ShareBuffers",
     "StoreChunk",
@@ -52,7 +61,11 @@ class ObjectFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invoke:
-    """Start a session. Ends in InvokeReturned; in between come LinkOpened or PongReceived, and ByeReceived."""
+    """Start a session. Ends in InvokeReturned; in between come LinkOpened or PongReceived, and ByeReceived.
+
+    ``reason``: "serve"; "warm": the instance returns at once, and InvokeReturned says what it has; "backup": it stays
+    until a Hold says how long.
+    """
 
     node: NodeId
     session: SessionId
@@ -121,10 +134,100 @@ class DeleteChunks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """The instance stays in its session for so long, work or no work; 0: it leaves when it is through with what came
+    before. No event follows."""
+
+    link: LinkId
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retain:
+    """Of the chunks that were stored under numbers from ``first`` to ``last``, the instance keeps those in ``keep``
+    (ascending) and drops the others; then it counts the spans ``seen`` as seen.
+
+    Ends in Retained or RequestRefused, or with the link.
+    """
+
+    link: LinkId
+    request: RequestId
+    first: int
+    last: int
+    keep: tuple[int, ...]
+    seen: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListChunks:
+    """Ask for descriptions of up to ``limit`` chunks, in the order of their ids, behind ``after`` (None: from the
+    first).
+
+    Ends in InventoryArrived or RequestRefused, or with the link.
+    """
+
+    link: LinkId
+    request: RequestId
+    after: ChunkId | None
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyChunk:
+    """Fetch a chunk from the instance at ``source`` and store it, with its description as it is (its number ``seq``
+    included), on the instance at ``target``. Its bytes pass through the shard.
+
+    Ends in ChunkCopied or CopyFailed, also if a link closes; or with CancelCopy.
+    """
+
+    source: LinkId
+    target: LinkId
+    request: RequestId
+    chunk: ChunkId
+    seq: int
+    chunk_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelCopy:
+    """Stop copying; the target drops what it has of the chunk. No event follows."""
+
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloseLink:
     """Ends in LinkClosed."""
 
     link: LinkId
+
+
+# ---------------------------------------------------------------- to the rest of the cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterCopy:
+    """Write down, where the shard's next incarnation finds it, that ``instance`` has the node's current copy.
+
+    Ends in CopyRegistered, or in Deposed if there is a next incarnation already.
+    """
+
+    node: NodeId
+    instance: InstanceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcquireSlot:
+    """Ask whether a backup of ``node`` may begin now. Ends in SlotAnswered."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSlot:
+    """The backup for which a slot was granted is over. No event follows."""
+
+    node: NodeId
 
 
 # ---------------------------------------------------------------- to the codec
@@ -140,7 +243,8 @@ class Encode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decode:
-    """Fill the missing data chunks ``want`` from the chunks ``have``, and compare them with the checksums ``crcs``.
+    """Fill the missing data chunks ``want`` from the chunks ``have``, and compare them with the checksums ``crcs``
+    (None: not known).
 
     Ends in Decoded, or in CodecFailed if a checksum differs, too.
     """
@@ -149,7 +253,7 @@ class Decode:
     facts: ObjectFacts
     have: tuple[int, ...]
     want: tuple[int, ...]
-    crcs: tuple[int, ...]
+    crcs: tuple[int | None, ...]
 
 
 # ---------------------------------------------------------------- to clients, buffers and the clock
@@ -169,6 +273,13 @@ class Complete:
 class Fail:
     op: OpId
     error: InfiniRayError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBuffers:
+    """The shard reads an object for itself, as operation ``op``: give it buffers, as a client's read has."""
+
+    op: OpId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,5 +313,6 @@ class CancelTimer:
 
 Command = (
     Invoke | Ping | StoreChunk | AbortStore | FetchChunk | CancelFetch | DeleteChunks | CloseLink
-    | Encode | Decode | Complete | Fail | ShareBuffers | Release | SetTimer | CancelTimer
+    | Hold | Retain | ListChunks | CopyChunk | CancelCopy | RegisterCopy | AcquireSlot | ReleaseSlot
+    | Encode | Decode | Complete | Fail | OpenBuffers | ShareBuffers | Release | SetTimer | CancelTimer
 )  # fmt: skip

@@ -11,6 +11,8 @@ differ, each because something is known here that was not there:
 - LEAVING: a function that said BYE is busy until its invocation has returned. Invoking it earlier would make the
   platform start a second, empty instance. With 100 ms billing cycles nobody saw the difference; with 1 ms sessions
   it is every day.
+- A warm-up is no session. The function returns at once and says in its answer which instance it is and what it has:
+  no connection is dialled, no PING, no lingering. While it is out the function is busy, as in LEAVING.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Stimulus(enum.Enum):
     RETURNED = "returned"  # the invocation whose session we talk to, or wait for
     CLOSED = "closed"  # the current link
     SILENCE = "silence"  # no answer in time to an invocation or a PING
+    WARM = "warm"  # nobody has asked anything of it for a while
 
 
 class Action(enum.Enum):
@@ -49,6 +52,7 @@ class Action(enum.Enum):
     FLUSH = "flush"  # send what is queued over the current link
     RESUME = "resume"  # invoke again if requests are waiting for an answer, after a pause if it just failed
     SUSPECT = "suspect"  # let reads and writes prefer other nodes
+    WARM = "warm"  # invoke it, only to keep it
 
 
 S, A, L, M = Activity.SLEEPING, Activity.ACTIVE, Activity.LEAVING, Activity.MAYBE
@@ -65,6 +69,7 @@ TRANSITIONS: dict[tuple[State, Stimulus], tuple[State, tuple[Action, ...]]] = {
     ((S, U), Stimulus.BYE): ((S, U), ()),
     ((S, U), Stimulus.RETURNED): ((S, U), ()),
     ((S, U), Stimulus.CLOSED): ((S, U), ()),
+    ((S, U), Stimulus.WARM): ((L, U), (Action.WARM,)),
     ((S, VG), Stimulus.REQUEST): ((S, VG), ()),
     ((S, VG), Stimulus.HEARD): ((A, VD), (Action.FLUSH,)),
     ((S, VG), Stimulus.HEARD_OTHER): ((M, VD), (Action.FLUSH,)),

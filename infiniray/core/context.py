@@ -30,6 +30,10 @@ class Context:
         self.out: list[Command] = []
         self.settled: deque[Settled] = deque()
         self.homes: dict[RequestId, Node] = {}
+        #: nodes whose current copy has become another one
+        self.turned: deque[Node] = deque()
+        #: something that a deletion may wait for has happened
+        self.has_progressed = False
         self._n_requests = 0
         self._last_stamp = 0
 

@@ -10,22 +10,28 @@ import enum
 from dataclasses import dataclass
 
 from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
-from infiniray.wire.describe import SeqSpans
+from infiniray.wire.describe import ChunkInfo, SeqSpans
 
 __all__ = [
     "ByeReceived",
     "ChunkArrived",
+    "ChunkCopied",
     "ChunkDamaged",
     "ChunkMissing",
     "ChunkStored",
     "ChunksDeleted",
     "CodecFailed",
+    "CopyFailed",
+    "CopyRegistered",
+    "CopyReport",
     "Decoded",
     "DeleteRequested",
+    "Deposed",
     "Encoded",
     "Event",
     "FetchCancelled",
     "GetRequested",
+    "InventoryArrived",
     "InvokeOutcome",
     "InvokeReturned",
     "LinkClosed",
@@ -34,6 +40,9 @@ __all__ = [
     "PongReceived",
     "PutRequested",
     "RequestRefused",
+    "Retained",
+    "SlotAnswered",
+    "Started",
     "TimerFired",
     "TouchRequested",
 ]
@@ -46,6 +55,22 @@ class InvokeOutcome(enum.Enum):
     THROTTLED = "throttled"  # 429: the platform accepts no more just now
     FUNCTION_ERROR = "function error"  # raised, timed out, or was killed
     UNREACHABLE = "unreachable"  # 5xx, or no answer from the platform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyReport:
+    """What an instance has: which of the node's inserts and deletes."""
+
+    instance: InstanceId
+    spans: SeqSpans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The first event of all. ``registered`` says which instance has the current copy of each node, as earlier
+    incarnations of this shard have written it down; empty for a shard that is new."""
+
+    registered: tuple[tuple[NodeId, InstanceId], ...] = ()
 
 
 # ---------------------------------------------------------------- from clients
@@ -75,6 +100,7 @@ class GetRequested:
 class DeleteRequested:
     op: OpId
     key: str
+    deadline_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +199,56 @@ class RequestRefused:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retained:
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InventoryArrived:
+    """A page of what an instance holds; ``more`` follow."""
+
+    request: RequestId
+    chunks: tuple[ChunkInfo, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkCopied:
+    """The target has the chunk, whole."""
+
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyFailed:
+    """The target does not have the chunk. ``is_missing``: because the source does not have it either."""
+
+    request: RequestId
+    is_missing: bool
+    detail: str
+
+
+# ---------------------------------------------------------------- from the rest of the cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyRegistered:
+    node: NodeId
+    instance: InstanceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotAnswered:
+    node: NodeId
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deposed:
+    """Another incarnation of this shard, of a later epoch, has taken over."""
+
+
 # ---------------------------------------------------------------- from the platform, the codec and the clock
 
 
@@ -183,6 +259,8 @@ class InvokeReturned:
     outcome: InvokeOutcome
     detail: str = ""
     retry_after_s: float = 0.0
+    #: what the instance has: told at the end of a warm-up
+    copy: CopyReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,8 +285,9 @@ class TimerFired:
 
 
 Event = (
-    PutRequested | GetRequested | DeleteRequested | TouchRequested | OpCancelled
+    Started | PutRequested | GetRequested | DeleteRequested | TouchRequested | OpCancelled
     | LinkOpened | LinkClosed | PongReceived | ByeReceived
     | ChunkStored | ChunkArrived | ChunkMissing | ChunkDamaged | FetchCancelled | ChunksDeleted | RequestRefused
+    | Retained | InventoryArrived | ChunkCopied | CopyFailed | CopyRegistered | SlotAnswered | Deposed
     | InvokeReturned | Encoded | Decoded | CodecFailed | TimerFired
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from infiniray.core.commands import (
     AbortStore,
@@ -11,16 +11,25 @@ from infiniray.core.commands import (
     CloseLink,
     DeleteChunks,
     FetchChunk,
+    Hold,
     Invoke,
+    ListChunks,
     Ping,
+    RegisterCopy,
+    Retain,
     StoreChunk,
 )
 from infiniray.core.connection import Action, Activity, Stimulus, Validity, step
 from infiniray.core.context import Context
-from infiniray.core.events import InvokeOutcome
-from infiniray.core.ids import InstanceId, LinkId, NodeId, RequestId, SessionId
+from infiniray.core.copies import Copy, Link
+from infiniray.core.custody import Custody, Retention
+from infiniray.core.events import CopyReport, InvokeOutcome
+from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId
 from infiniray.core.requests import Outcome, Request, RequestKind, Settled
-from infiniray.wire.describe import ChunkId, SeqSpans
+from infiniray.wire.describe import ChunkId
+
+if TYPE_CHECKING:
+    from infiniray.core.backup import Backup
 
 __all__ = ["Link", "Node"]
 
@@ -30,25 +39,20 @@ MAX_LINKS = 4
 MAX_INVOCATIONS = 2
 #: Chunks named in one DELETE frame.
 DELETE_BATCH = 512
+#: Descriptions asked for in one LIST frame.
+LIST_BATCH = 1024
 #: How long a node that did not answer comes last in reads and writes.
 SUSPECT_S = 2.0
-
-
-@dataclass(slots=True)
-class Link:
-    id: LinkId
-    instance: InstanceId
-    #: which of the node's inserts and deletes this instance has
-    spans: SeqSpans
-    #: the last session that it spoke of
-    session: SessionId | None = None
+#: After this the instance that a connection was handed over to lingers as it always does.
+HAND_OVER_HOLD_S = 0.001
 
 
 class Node:
     """I am responsible for getting requests to one function, whichever of its instances answers.
 
-    I promise that every STORE and FETCH submitted to me is settled exactly once, unless it is cancelled: done, missing,
+    I promise that every request submitted to me is settled exactly once, unless it is cancelled: done, missing,
     damaged, refused or unreachable. Settled requests go to ``context.settled``, for the operations that made them.
+    When I learn that the current copy is another one, I put myself in ``context.turned``.
     """
 
     def __init__(self, node: NodeId, capacity_bytes: int, context: Context) -> None:
@@ -58,10 +62,18 @@ class Node:
         self.used_bytes = 0
         #: the share of it that is on its way: eviction cannot free it
         self.in_flight_bytes = 0
+        #: takes no new chunks: it is to leave the pool
+        self.is_draining = False
         self.activity = Activity.SLEEPING
         self.validity = Validity.UNVALIDATED
         #: the connection that requests go to; kept while the instance is frozen
         self.link: Link | None = None
+        #: what the instance has that was last heard of; None before any was
+        self.copy: Copy | None = None
+        self.custody = Custody()
+        self.backup: Backup | None = None
+        #: when a session of it last began or ended
+        self.touched_s = 0.0
         self.n_invoked: dict[str, int] = {}
         self._context = context
         self._links: OrderedDict[LinkId, Link] = OrderedDict()
@@ -71,17 +83,17 @@ class Node:
         self._n_failures = 0  # invocations in a row that brought no word
         self._retry_after_s = 0.0  # what the platform asked for, last time it refused
         self._is_backing_off = False
+        self._is_hurried = False  # what is to be deleted is worth an invocation
         self._suspect_until_s = 0.0
         self._queued: dict[RequestId, Request] = {}
         self._sent: dict[RequestId, Request] = {}
-        self._garbage: list[ChunkId] = []
         self._last_seq = 0  # given by us, or seen at an instance
         self._has_numbered = False
 
     def __repr__(self) -> str:
         return (
             f"<Node {self.id} {self.activity.value}/{self.validity.value} link={self.link} "
-            f"queued={len(self._queued)} sent={len(self._sent)} garbage={len(self._garbage)}>"
+            f"queued={len(self._queued)} sent={len(self._sent)} garbage={len(self.custody.garbage)}>"
         )
 
     # ------------------------------------------------------------ what operations ask
@@ -92,8 +104,8 @@ class Node:
 
     @property
     def n_unsettled(self) -> int:
-        """STOREs and FETCHes that are queued, or sent and not answered."""
-        return len(self._queued) + sum(r.kind is not RequestKind.DELETE for r in self._sent.values())
+        """Requests that an operation waits for, queued, or sent and not answered."""
+        return len(self._queued) + sum(r.is_awaited for r in self._sent.values())
 
     @property
     def is_awake(self) -> bool:
@@ -105,16 +117,29 @@ class Node:
         return self._context.now_s < self._suspect_until_s
 
     @property
+    def is_registered(self) -> bool:
+        """Whether the current copy is on record as such: what it has, or has deleted, counts."""
+        return self.custody.vouches_for(self.copy)
+
+    @property
     def garbage(self) -> set[ChunkId]:
         """Chunks whose deletion is not confirmed yet: it waits for the next session, here or in a connection."""
-        return {*self._garbage, *(chunk for request in self._sent.values() for chunk in request.chunk_ids)}
+        return set(self.custody.garbage)
 
     def lacks(self, seq: int) -> bool:
-        """Whether the copy we are connected to is known not to have insert ``seq``. False if nothing is known."""
-        return self.link is not None and seq not in self.link.spans
+        """Whether the current copy is known not to have insert ``seq``. False if nothing is known."""
+        return self.copy is not None and seq not in self.copy.spans
+
+    def is_gone(self, chunk: ChunkId) -> bool:
+        """Whether a chunk that was discarded here will not come back."""
+        return self.custody.is_gone(chunk, self.copy)
+
+    def elsewhere(self, seq: int) -> bool:
+        """Whether another instance of this node, one that may still be there, has insert ``seq``."""
+        return any(link.copy is not self.copy and seq in link.spans for link in self._links.values())
 
     def submit(self, request: Request) -> None:
-        """Take a STORE or FETCH: it is sent now, or when the node speaks."""
+        """Take a request of an operation: it is sent now, or when the node speaks."""
         self._queued[request.id] = request
         self._stimulate(Stimulus.REQUEST)
 
@@ -122,6 +147,11 @@ class Node:
         """Something will be submitted soon: invoke the node now if it sleeps."""
         if self.activity is Activity.SLEEPING:
             self._stimulate(Stimulus.REQUEST)
+
+    def warm(self) -> None:
+        """Keep the instance from being reclaimed as idle, and learn whether it was."""
+        if (self.activity, self.validity) == (Activity.SLEEPING, Validity.UNVALIDATED) and not self._is_backing_off:
+            self._stimulate(Stimulus.WARM)
 
     def cancel(self, request: Request) -> None:
         """Forget a request: it will not be settled. What is on its way stops on the wire."""
@@ -135,6 +165,11 @@ class Node:
         elif request.kind is RequestKind.STORE:
             self._context.out.append(AbortStore(link=request.link, request=request.id))
 
+    def cancel_all(self, op: OpId) -> None:
+        """Forget all requests of an operation."""
+        for request in [r for r in (*self._queued.values(), *self._sent.values()) if r.op == op]:
+            self.cancel(request)
+
     def note_stall(self) -> None:
         """A request here took too long."""
         self._suspect_until_s = self._context.now_s + SUSPECT_S
@@ -144,30 +179,43 @@ class Node:
 
         It goes out before anything that is sent later, so its memory is free when a new chunk needs it.
         """
-        self._garbage.append(chunk)
+        self.custody.discard(chunk)
+        if self.backup is not None:
+            self.backup.forget(chunk)
         if self.is_awake:
             self._flush()
+
+    def hurry(self) -> None:
+        """Somebody waits until what is to be deleted here is deleted."""
+        if not self._is_hurried:
+            self._is_hurried = True
+            self._stimulate(Stimulus.REQUEST)
 
     # ------------------------------------------------------------ what happens to it
 
     def on_opened(self, link: Link, session: SessionId) -> None:
         """An instance said HELLO."""
         for old in [other for other in self._links.values() if other.instance == link.instance]:
-            self._context.out.append(CloseLink(link=old.id))  # it dialled again: the old connection is dead
+            self._close(old)  # it dialled again: the old connection is dead
         self._links[link.id] = link
         if len(self._links) > MAX_LINKS:
-            self._context.out.append(CloseLink(link=next(iter(self._links))))
+            self._close(next(iter(self._links.values())))
         self._last_seq = max(self._last_seq, link.spans.last)
-        self._hear(link, session)
+        self._hear_or_pair(link, session)
 
     def on_pong(self, link_id: LinkId, session: SessionId) -> None:
         link = self._links.get(link_id)
-        # A late answer over a replaced connection is no news; a new session there is.
-        if link is not None and (link is self.link or link.session != session):
-            self._hear(link, session)
+        if link is None or (link is not self.link and link.session == session):
+            return  # a late answer over a replaced connection is no news; a new session there is
+        self._hear_or_pair(link, session)
 
     def on_bye(self, link_id: LinkId, session: SessionId) -> None:
         if self.link is None or link_id != self.link.id or session != self._session:
+            if self.backup is not None:
+                self.backup.on_peer_left(link_id)
+            return
+        self.touched_s = self._context.now_s
+        if self._hand_over():
             return
         self._stimulate(Stimulus.BYE)
         self._leave_if_returned()
@@ -178,14 +226,27 @@ class Node:
         self._requeue(link_id)
         if self.link is not None and self.link.id == link_id:
             self.link = None
+            if self._hand_over():
+                return
             self._stimulate(Stimulus.CLOSED)
             self._leave_if_returned()
+        elif self.backup is not None:
+            self.backup.on_peer_left(link_id)
 
-    def on_returned(self, session: SessionId, outcome: InvokeOutcome, retry_after_s: float) -> None:
+    def on_returned(
+        self, session: SessionId, outcome: InvokeOutcome, retry_after_s: float, report: CopyReport | None
+    ) -> None:
         """The platform answered one of our invocations."""
         self._invoked.discard(session)
+        self.touched_s = self._context.now_s
+        if report is not None and session == self._session and not self.is_awake:
+            self._learn(report)
         if session != self._session:
+            if self.backup is not None:
+                self.backup.on_returned(session, outcome)
             return  # a former source, or one that was given up: another session has taken over
+        if self._hand_over():
+            return
         self._retry_after_s = retry_after_s
         unheard = (self.activity, self.validity) == (Activity.SLEEPING, Validity.VALIDATING)
         if outcome is not InvokeOutcome.OK or unheard:
@@ -205,24 +266,172 @@ class Node:
         if self._is_wanted():
             self._stimulate(Stimulus.REQUEST)
 
-    def on_answer(self, request_id: RequestId, outcome: Outcome, *, crc: int = 0, detail: str = "") -> None:
-        """The node answered a request that is still open."""
+    def on_answer(self, request_id: RequestId, outcome: Outcome, *, crc: int = 0, detail: str = "") -> Request | None:
+        """The node answered a request that is still open; that request."""
         self._context.homes.pop(request_id, None)
         request = self._sent.pop(request_id, None)
         if request is None:
-            return
+            return None
+        link = self._links.get(request.link) if request.link is not None else None
         self._close_number(request)
         if request.kind is RequestKind.DELETE:
-            return  # refused: it knows a newer epoch, so what it holds is another shard's business
-        if request.kind is RequestKind.STORE:
-            request.crc = crc
-        self._settle(request, outcome, detail)
+            self._on_deleted(request, link, outcome)
+        elif request.kind is RequestKind.RETAIN:
+            self._on_retained(request, link, outcome)
+        else:
+            if request.kind is RequestKind.STORE and outcome is Outcome.DONE:
+                request.crc = crc
+                assert request.facts is not None
+                chunk = ChunkId(request.facts.key, request.facts.version, request.index)
+                self.custody.hold(chunk, request.seq, request.chunk_bytes)
+            self._settle(request, outcome, detail)
+        return request
+
+    def on_registered(self, instance: InstanceId) -> None:
+        """It is on record which instance has the current copy."""
+        self.custody.registered = instance
+        self._context.has_progressed = True
+
+    # ------------------------------------------------------------ copies
+
+    def resume_custody(self) -> None:
+        """It is known again what this node is to hold: whoever is awake is told."""
+        self.custody.is_paused = False
+        if self.is_awake:
+            assert self.link is not None
+            self._align(self.link)
+
+    def _learn(self, report: CopyReport) -> None:
+        """A warm-up told which instance it found, and what that has."""
+        self._last_seq = max(self._last_seq, report.spans.last)
+        link = next((link for link in self._links.values() if link.instance == report.instance), None)
+        if link is not None:
+            link.copy.spans = report.spans.copy()
+            if link is not self.link:
+                self.link = link
+            self._turn_to(link.copy)
+        elif self.copy is None or self.copy.instance != report.instance:
+            self.link = None  # whoever had it is not who would be invoked now
+            self._turn_to(Copy(report.instance, report.spans.copy()))
+
+    def _turn_to(self, copy: Copy) -> None:
+        if self.copy is not copy:
+            self.copy = copy
+            self._context.turned.append(self)
+
+    def _align(self, link: Link) -> None:
+        """Tell a copy that takes over what it has missed, and have it put on record."""
+        self.tell(link, self.custody.take_over(link.copy))
+        self._register(link.copy)
+
+    def tell(self, link: Link, retentions: list[Retention]) -> None:
+        for retention in retentions:
+            request = Request(
+                id=self._context.new_request_id(), kind=RequestKind.RETAIN, node=self.id, seen=retention.seen
+            )
+            self._mark_sent(link, request)
+            self._context.out.append(
+                Retain(
+                    link=link.id, request=request.id, first=retention.first, last=retention.last,
+                    keep=retention.keep, seen=retention.seen or (),
+                )
+            )  # fmt: skip
+
+    def _on_retained(self, request: Request, link: Link | None, outcome: Outcome) -> None:
+        if link is None or outcome is not Outcome.DONE or request.seen is None:
+            return
+        for first, last in request.seen:
+            link.spans.add(first, last)
+        if link.copy is self.copy and not self.custody.is_aligned(link.copy):
+            self.custody.aligned(link.copy)
+            self._context.has_progressed = True
+            self._register(link.copy)
+        if self.backup is not None:
+            self.backup.on_retained(link)
+
+    def _register(self, copy: Copy) -> None:
+        if self.custody.is_aligned(copy) and self.custody.registered != copy.instance and not self.custody.is_paused:
+            self._context.out.append(RegisterCopy(node=self.id, instance=copy.instance))
+
+    def _on_deleted(self, request: Request, link: Link | None, outcome: Outcome) -> None:
+        """Refused, it knows a newer epoch, and what it holds is another shard's business."""
+        if outcome is Outcome.DONE and link is not None and link.copy is self.copy:
+            self.custody.deleted(request.chunk_ids)
+            self._is_hurried = self._is_hurried and bool(self.custody.garbage)
+            self._context.has_progressed = True
+
+    # ------------------------------------------------------------ backups
+
+    def begin_backup(self, backup: Backup) -> None:
+        """Wake the node for a backup, which hears of it when there is a session."""
+        self.backup = backup
+        if self.is_awake:
+            assert self.link is not None
+            backup.on_source(self.link)
+        else:
+            self._stimulate(Stimulus.REQUEST)
+
+    def invoke_peer(self) -> SessionId | None:
+        """Invoke the function while it is busy, so that the platform serves with a second instance; None: too many
+        invocations are out."""
+        if len(self._invoked) > MAX_INVOCATIONS:
+            return None
+        return self._send_invocation("backup")
+
+    def hold(self, for_s: float) -> bool:
+        """Keep the instance that answered busy; False if none is in a session."""
+        if self.link is None or not self.is_awake:
+            return False
+        self._context.out.append(Hold(link=self.link.id, for_s=for_s))
+        return True
+
+    def end_backup(self, *, is_done: bool, has_source: bool) -> None:
+        """Let both instances go. The connection is handed over to the peer if that has everything, or if the source is
+        gone."""
+        backup, self.backup = self.backup, None
+        assert backup is not None
+        source, peer = backup.source, backup.peer
+        if source is not None and self._is_open(source):
+            self._context.out.append(Hold(link=source.id, for_s=0.0))
+        if peer is None or not self._is_open(peer):
+            return
+        if is_done or not has_source:
+            assert backup.session is not None
+            self._context.out.append(Hold(link=peer.id, for_s=HAND_OVER_HOLD_S))
+            self._hear(peer, backup.session)
+        else:
+            self._context.out.append(Hold(link=peer.id, for_s=0.0))
+
+    def _is_open(self, link: Link) -> bool:
+        return link.id in self._links and not link.is_closing
+
+    def _close(self, link: Link) -> None:
+        link.is_closing = True
+        self._context.out.append(CloseLink(link=link.id))
+
+    def _hear_or_pair(self, link: Link, session: SessionId) -> None:
+        if self.backup is not None and self.backup.is_peer(session):
+            if link is not self.link:
+                link.session = session
+                self.backup.on_peer(link)
+                return
+            self.backup.fail("the platform did not start a second instance")
+        self._hear(link, session)
+
+    def _hand_over(self) -> bool:
+        """The session on the current connection is over: whether the peer of a backup goes on at once."""
+        backup = self.backup
+        if backup is None or backup.source is None:
+            return False
+        backup.fail("the source left", has_source=False)
+        return self.link is not None and self.link is backup.peer
 
     # ------------------------------------------------------------ the machine
 
     def _hear(self, link: Link, session: SessionId) -> None:
         former, self.link, self._session = self.link, link, session
         link.session = session
+        self.touched_s = self._context.now_s
         self._suspect_until_s = 0.0
         self._n_failures = 0
         if self._is_backing_off:
@@ -230,7 +439,11 @@ class Node:
             self._context.cancel_timer(("retry", self.id))
         if former is not None and former.id != link.id:
             self._requeue(former.id)
+        self._turn_to(link.copy)
+        self._align(link)
         self._stimulate(Stimulus.HEARD if session in self._invoked else Stimulus.HEARD_OTHER)
+        if self.backup is not None:
+            self.backup.on_source(link)
 
     def _leave_if_returned(self) -> None:
         if self.activity is Activity.LEAVING and self._session not in self._invoked:
@@ -245,7 +458,9 @@ class Node:
         for action in actions:
             match action:
                 case Action.INVOKE:
-                    self._invoke()
+                    self._invoke("backup" if self.backup is not None and not self._queued else "serve")
+                case Action.WARM:
+                    self._session = self._send_invocation("warm")
                 case Action.PING:
                     self._ping()
                 case Action.FLUSH:
@@ -264,18 +479,22 @@ class Node:
         elif was_waiting and not is_waiting:
             self._context.cancel_timer(("silence", self.id))
 
-    def _invoke(self) -> None:
+    def _invoke(self, reason: str) -> None:
         if len(self._invoked) >= MAX_INVOCATIONS:
             self.validity = Validity.UNVALIDATED
             self._give_up(f"{len(self._invoked)} invocations are out and none has been heard of")
             return
+        self._session = self._send_invocation(reason)
+        self._context.set_timer(("silence", self.id), self._context.policy.connect_timeout_s)
+
+    def _send_invocation(self, reason: str) -> SessionId:
         self._n_sessions += 1
         session = SessionId(f"{self.id}.{self._context.new_stamp()}")
         self._invoked.add(session)
-        self._session = session
-        self.n_invoked["serve"] = self.n_invoked.get("serve", 0) + 1
-        self._context.out.append(Invoke(node=self.id, session=session, reason="serve"))
-        self._context.set_timer(("silence", self.id), self._context.policy.connect_timeout_s)
+        self.touched_s = self._context.now_s
+        self.n_invoked[reason] = self.n_invoked.get(reason, 0) + 1
+        self._context.out.append(Invoke(node=self.id, session=session, reason=reason))
+        return session
 
     def _ping(self) -> None:
         assert self.link is not None
@@ -297,7 +516,7 @@ class Node:
             self._context.set_timer(("retry", self.id), max(pause_s, self._retry_after_s))
 
     def _is_wanted(self) -> bool:
-        return self.n_unsettled > 0
+        return self.n_unsettled > 0 or self._is_hurried or (self.backup is not None and self.backup.source is None)
 
     def _suspect(self) -> None:
         self._suspect_until_s = self._context.now_s + SUSPECT_S
@@ -306,18 +525,21 @@ class Node:
 
     def _give_up(self, detail: str) -> None:
         self._suspect_until_s = self._context.now_s + SUSPECT_S
+        self._is_hurried = False
         for request in [*self._queued.values(), *self._sent.values()]:
-            if request.kind is not RequestKind.DELETE:
+            if request.is_awaited:
                 self.cancel(request)
                 self._settle(request, Outcome.UNREACHABLE, detail)
+        if self.backup is not None:
+            self.backup.fail(detail)
 
     def _requeue(self, link_id: LinkId) -> None:
         """The link is gone or replaced: what was sent over it has to be sent again over another."""
         for request in [r for r in self._sent.values() if r.link == link_id]:
             self.cancel(request)  # if the link lives, its late answer must not be taken for the next one's
-            if request.kind is RequestKind.DELETE:
-                self._garbage.extend(request.chunk_ids)
-            elif request.n_sent >= self._context.policy.invoke_attempts:
+            if not request.is_awaited:
+                continue  # what is to be deleted is still in the books, and who takes over is told what to retain
+            if request.n_sent >= self._context.policy.invoke_attempts:
                 self._suspect_until_s = self._context.now_s + SUSPECT_S
                 self._settle(request, Outcome.UNREACHABLE, f"{request.n_sent} connections were lost under it")
             else:
@@ -335,22 +557,32 @@ class Node:
         self._send_deletes(self.link)
         queued, self._queued = self._queued, {}
         for request in queued.values():
-            if request.kind is RequestKind.FETCH:
-                self._send_fetch(self.link, request)
-            else:
-                self._send_store(self.link, request)
+            match request.kind:
+                case RequestKind.FETCH:
+                    self._send_fetch(self.link, request)
+                case RequestKind.LIST:
+                    self._mark_sent(self.link, request)
+                    self._context.out.append(
+                        ListChunks(link=self.link.id, request=request.id, after=request.after, limit=LIST_BATCH)
+                    )
+                case _:
+                    self._send_store(self.link, request)
 
     def _send_deletes(self, link: Link) -> None:
-        garbage, self._garbage = self._garbage, []
+        if not self.custody.garbage:
+            return
+        on_their_way = {chunk for request in self._sent.values() for chunk in request.chunk_ids}
+        garbage = [chunk for chunk in self.custody.garbage if chunk not in on_their_way]
         for start in range(0, len(garbage), DELETE_BATCH):
             request = Request(
                 id=self._context.new_request_id(), kind=RequestKind.DELETE, node=self.id,
                 chunk_ids=tuple(garbage[start : start + DELETE_BATCH]), seq=self._take_seq(),
             )  # fmt: skip
             self._mark_sent(link, request)
-            self._context.out.append(
-                DeleteChunks(link=link.id, request=request.id, seq=request.seq, chunk_ids=request.chunk_ids)
-            )
+            delete = DeleteChunks(link=link.id, request=request.id, seq=request.seq, chunk_ids=request.chunk_ids)
+            self._context.out.append(delete)
+            if self.backup is not None:
+                self.backup.pass_on(delete)
 
     def _send_fetch(self, link: Link, request: Request) -> None:
         if request.seq not in link.spans:
@@ -388,8 +620,11 @@ class Node:
         Both count as seen: nobody asks for a number that no chunk was stored under. Left out, each would split the
         link's spans, and when these are too many the oldest are forgotten, with the chunks stored under them.
         """
+        if request.kind not in (RequestKind.STORE, RequestKind.DELETE):
+            return
+        self.custody.seen.add(request.seq)
         link = self._links.get(request.link) if request.link is not None else None
-        if link is not None and request.kind is not RequestKind.FETCH:
+        if link is not None:
             link.spans.add(request.seq)
 
     def _take_seq(self) -> int:

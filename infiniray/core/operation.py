@@ -10,7 +10,7 @@ from infiniray.core.commands import Fail, ObjectFacts, Release
 from infiniray.core.ids import OpId
 from infiniray.core.node import Node
 from infiniray.core.requests import Outcome, Request, RequestKind, Settled
-from infiniray.errors import InfiniRayError
+from infiniray.errors import DeadlineExceeded, InfiniRayError
 
 if TYPE_CHECKING:
     from infiniray.core.shard import ShardState
@@ -31,6 +31,8 @@ class Operation:
     """I am one operation on the chunks of one object. I own its open requests and its timers, and end exactly once."""
 
     name = "operation"
+    #: whether the driver keeps bytes for it
+    has_buffers = True
 
     def __init__(self, op: OpId, facts: ObjectFacts, shard: ShardState, deadline_s: float) -> None:
         self.id = op
@@ -60,6 +62,9 @@ class Operation:
     def on_timer(self, timing: Timing) -> None:
         """A timer other than the stall timer fired."""
         raise NotImplementedError
+
+    def look(self) -> None:
+        """Something has happened that operations wait for: a copy is on record, or a deletion was confirmed."""
 
     def on_end(self, error: InfiniRayError | None) -> None:
         """Let go of what the operation holds at the shard."""
@@ -126,6 +131,10 @@ class Operation:
 
     # ------------------------------------------------------------ the end
 
+    def too_late(self, detail: str) -> DeadlineExceeded:
+        limit_s = round(self.deadline_s - self.started_s, 3)
+        return DeadlineExceeded(operation=self.name, key=self.facts.key, deadline_s=limit_s, detail=detail)
+
     def fail(self, error: InfiniRayError) -> None:
         self.end(lambda: self.context.out.append(Fail(op=self.id, error=error)), error)
 
@@ -141,4 +150,5 @@ class Operation:
         announce()
         self.on_end(error)
         self.shard.forget(self)
-        self.context.out.append(Release(op=self.id))
+        if self.has_buffers:
+            self.context.out.append(Release(op=self.id))

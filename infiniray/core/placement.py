@@ -20,7 +20,9 @@ def choose_nodes(
     needs no rule of its own. Nodes that just failed to answer come last.
     """
     need = max(footprints, default=0)
-    candidates = [node for node in nodes.values() if node.id not in exclude and node.free_bytes >= need]
+    candidates = [
+        node for node in nodes.values() if node.id not in exclude and node.free_bytes >= need and not node.is_draining
+    ]
     if len(candidates) < len(footprints):
         return None
     candidates.sort(key=lambda node: (node.is_suspect, context.fraction("place", *salt, node.id)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from infiniray.codec.schemes import SchemePolicy
 
-__all__ = ["CHUNK_OVERHEAD_BYTES", "PAGE_BYTES", "Hedge", "Policy", "footprint_bytes"]
+__all__ = ["CHUNK_OVERHEAD_BYTES", "PAGE_BYTES", "Hedge", "Policy", "RepairMode", "Warm", "footprint_bytes"]
 
 PAGE_BYTES = 4096
 #: What a node's bookkeeping takes for a chunk, beside its bytes in whole pages. The node agent counts the same.
@@ -26,6 +26,22 @@ class Hedge(enum.Enum):
     DELAYED = "delayed"  # when the first k are overdue
 
 
+class Warm(enum.Enum):
+    """Which nodes are kept warm."""
+
+    ALL = "all"  # FAST'20 section 4.2
+    HOLDING = "holding"  # those that hold chunks: losing an empty instance costs nothing but its start
+    NONE = "none"
+
+
+class RepairMode(enum.Enum):
+    """When lost chunks are rebuilt."""
+
+    ALWAYS = "always"  # in the background, as soon as they are known to be lost
+    READS = "reads"  # by the reads that find them lost
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """Durations in seconds. :mod:`infiniray.config` describes each under the same name."""
@@ -33,7 +49,34 @@ class Policy:
     schemes: SchemePolicy
     hedge: Hedge = Hedge.DELAYED
     hedge_delay_s: float = 0.02
-    repair: bool = True
+    warm: Warm = Warm.ALL
+    warm_interval_s: float = 60.0
+    #: How often a node is backed up to a peer replica if it has changed; 0: never.
+    backup_interval_s: float = 300.0
+    #: A node that has not changed is backed up once in so long, too: the replica may be gone.
+    backup_max_age_s: float = 900.0
+    #: What one backup moves at most: the allowance that a function's network gets back whenever it was quiet.
+    backup_burst_bytes: int = 150 << 20
+    #: The pause before a backup goes on that had to stop there, or that failed.
+    backup_retry_s: float = 15.0
+    #: Copied at a time.
+    backup_window_bytes: int = 32 << 20
+    backup_timeout_s: float = 30.0
+    repair: RepairMode = RepairMode.ALWAYS
+    #: What repairs in the background may move, and spend on the platform. A rebuilt chunk costs k reads and a write.
+    repair_bytes_per_s: float = 100 * (1 << 20)
+    repair_burst_bytes: float = 1 << 30
+    repair_usd_per_h: float = 0.25
+    usd_per_request: float = 0.20e-6
+    usd_per_gb_s: float = 0.0000166667
+    #: For the estimate of what a chunk's transfer costs: a function's memory, its rate, the rest of a session.
+    node_gb: float = 1.5
+    node_bytes_per_s: float = 75 * (1 << 20)
+    session_s: float = 0.02
+    #: A shard that restarts waits so long at most for its nodes to say what they have.
+    recovery_timeout_s: float = 30.0
+    #: A write or delete waits so long for reads of what it replaces before these have to begin again.
+    erase_patience_s: float = 1.0
     ping_timeout_s: float = 0.02
     connect_timeout_s: float = 3.0
     stall_s: float = 2.0

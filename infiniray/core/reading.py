@@ -11,8 +11,8 @@ from infiniray.core.ids import OpId
 from infiniray.core.operation import Operation, Timing
 from infiniray.core.policy import Hedge
 from infiniray.core.requests import Outcome, RequestKind, Settled
-from infiniray.core.table import ChunkPlace, ObjectRecord
-from infiniray.errors import DeadlineExceeded, InfiniRayError, ObjectLost, SchemeError
+from infiniray.core.table import NOWHERE, ChunkPlace, ObjectRecord
+from infiniray.errors import InfiniRayError, ObjectLost, ObjectReplaced, SchemeError
 
 if TYPE_CHECKING:
     from infiniray.core.shard import ShardState
@@ -46,19 +46,19 @@ class Read(Operation):
     def __init__(self, op: OpId, record: ObjectRecord, shard: ShardState, deadline_s: float) -> None:
         super().__init__(op, record.facts, shard, deadline_s)
         self.record = record
-        self.states = [ChunkState.UNASKED] * record.facts.scheme.n
+        self.states = [ChunkState.MISSING if place is NOWHERE else ChunkState.UNASKED for place in record.places]
         #: where each chunk was asked for; a repair may have brought it somewhere else since
-        self._asked_at: dict[int, ChunkPlace] = {}
+        self._asked_at: dict[int, ChunkPlace] = dict.fromkeys(self._missing(), NOWHERE)
 
     def start(self) -> None:
         self.shard.pin(self.record)
         self.set_timer(Timing.DEADLINE, self.deadline_s - self.context.now_s)
-        policy = self.context.policy
-        n_first = len(self.states) if policy.hedge is Hedge.ALL else self.facts.scheme.k
-        for index in self._by_preference(ChunkState.UNASKED)[:n_first]:
-            self._ask(index)
-        if n_first < len(self.states):
+        if self.context.policy.hedge is Hedge.ALL:
+            for index in self._by_preference(ChunkState.UNASKED):
+                self._ask(index)
+        elif self.facts.scheme.r:
             self.set_timer(Timing.HEDGE, self._hedge_at_latest_s())
+        self._replace()  # of nothing yet: the first k
 
     # ------------------------------------------------------------ what happens
 
@@ -93,12 +93,7 @@ class Read(Operation):
         else:
             n, k = self._count(ChunkState.COMPLETE), self.facts.scheme.k
             detail = f"{n} of {k} chunks arrived, {self._count(ChunkState.MISSING)} are lost, the others did not answer"
-            self.fail(
-                DeadlineExceeded(
-                    operation=self.name, key=self.facts.key, deadline_s=round(self.deadline_s - self.started_s, 3),
-                    detail=detail
-                )
-            )  # fmt: skip
+            self.fail(self.too_late(detail))
 
     def on_coded(self, error: str | None) -> None:
         if error is None:
@@ -152,11 +147,10 @@ class Read(Operation):
             self.states[index] = ChunkState.UNASKED
         have = len(self.states) - self._count(ChunkState.MISSING)
         if have < k:
-            if self.shard.is_repairing(self.record):
-                self.retry_later()  # what is missing is being rebuilt from an earlier read's bytes
-                return
-            self.shard.lose(self.record)
-            self.fail(ObjectLost(key=self.facts.key, have=have, need=k))
+            if self.may_hope():
+                self.retry_later()
+            else:
+                self.give_up(have)
             return
         n_needed = k - len(self.open) - self._count(ChunkState.COMPLETE)
         spare = self._by_preference(ChunkState.UNASKED)[: max(0, n_needed)]
@@ -177,7 +171,7 @@ class Read(Operation):
         at HELLO that they lack them."""
         gone = set(self._missing()).difference(self._moved())
         for index, place in enumerate(self.record.places):
-            if self.states[index] is not ChunkState.COMPLETE and self.shard.nodes[place.node].lacks(place.seq):
+            if self.states[index] is not ChunkState.COMPLETE and self.shard.is_lost(place):
                 gone.add(index)
         return tuple(sorted(gone))
 
@@ -197,16 +191,32 @@ class Read(Operation):
         want = tuple(index for index in range(scheme.k) if index not in have)
         if want:
             self.shard.counters.reads_decoded += 1
-            crcs = tuple(self.record.places[index].crc for index in want)
+            crcs = tuple(None if (p := self.record.places[index]) is NOWHERE else p.crc for index in want)
             self.context.out.append(Decode(op=self.id, facts=self.facts, have=have, want=want, crcs=crcs))
         else:
             self._complete()
 
     def _complete(self) -> None:
-        lost = self._lost()
+        self.record.used_s = self.context.now_s
+        self.deliver(self._lost())
+
+    def deliver(self, lost: tuple[int, ...]) -> None:
+        """The object is whole in the operation's buffer."""
         if lost:
             self.shard.counters.degraded_reads += 1
-            self.shard.repair(self.record, lost, source=self.id)
+            self.shard.repairs.repair_from(self.record, lost, source=self.id)
         self.record.is_referenced = True
         self.shard.counters.hits += 1
         self.end(lambda: self.context.out.append(Complete(op=self.id, facts=self.facts)))
+
+    def may_hope(self) -> bool:
+        """Whether what is missing is being rebuilt, or copied from another instance of its node."""
+        return self.shard.repairs.is_running(self.record) or self.shard.is_being_copied(self.record)
+
+    def give_up(self, have: int) -> None:
+        """Too few chunks are left."""
+        if self.record.is_retired:
+            self.fail(ObjectReplaced(key=self.facts.key))
+            return
+        self.shard.lose(self.record)
+        self.fail(ObjectLost(key=self.facts.key, have=have, need=self.facts.scheme.k))

@@ -7,18 +7,22 @@ from dataclasses import dataclass
 
 from infiniray.core.commands import ObjectFacts
 from infiniray.core.ids import LinkId, NodeId, OpId, RequestId
-from infiniray.wire.describe import ChunkId
+from infiniray.wire.describe import ChunkId, ChunkInfo
 
-#: The operation of requests that no operation made: deletes.
+#: The operation of requests that no operation made: deletes, and the telling of what to retain.
 NO_OPERATION = OpId(0)
+#: The operation of requests for inventories.
+RECOVERY = OpId(-1)
 
-__all__ = ["Outcome", "Request", "RequestKind", "Settled"]
+__all__ = ["NO_OPERATION", "RECOVERY", "Outcome", "Request", "RequestKind", "Settled"]
 
 
 class RequestKind(enum.Enum):
     STORE = "store"
     FETCH = "fetch"
     DELETE = "delete"
+    RETAIN = "retain"
+    LIST = "list"
 
 
 class Outcome(enum.Enum):
@@ -49,12 +53,23 @@ class Request:
     crc: int = 0
     chunk_bytes: int = 0
     chunk_ids: tuple[ChunkId, ...] = ()
+    #: of a RETAIN: the spans that count as seen once it is done; None if others follow
+    seen: tuple[tuple[int, int], ...] | None = None
+    #: of a LIST: behind which chunk; and then the page that came, and whether more follow
+    after: ChunkId | None = None
+    page: tuple[ChunkInfo, ...] = ()
+    has_more: bool = False
     #: when it counts as stalled
     due_s: float = 0.0
     #: where it was sent, None while it is queued
     link: LinkId | None = None
     #: times it was put on a link
     n_sent: int = 0
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether an operation waits for it: it is settled in any case, and worth an invocation."""
+        return self.op != NO_OPERATION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

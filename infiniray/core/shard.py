@@ -1,34 +1,51 @@
 """The shard's brain: ``ShardState.handle(event, now_s) -> commands``.
 
 The file to start at. It knows the objects (:mod:`~infiniray.core.table`), the nodes (:mod:`~infiniray.core.node`)
-and the operations that are going on (:mod:`~infiniray.core.reading`, :mod:`~infiniray.core.storing`), admits new
-ones and leads each event to whom it concerns. It never sees a byte of payload.
+and the operations that are going on (:mod:`~infiniray.core.reading`, :mod:`~infiniray.core.storing`,
+:mod:`~infiniray.core.erasing`), admits new ones and leads each event to whom it concerns. Beside them go what keeps the
+data while functions vanish: :mod:`~infiniray.core.warming`, :mod:`~infiniray.core.backup`,
+:mod:`~infiniray.core.repairing`, and :mod:`~infiniray.core.recovery` after a crash. It never sees a byte of payload.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from infiniray.core import events as ev
+from infiniray.core.backup import Backups
 from infiniray.core.commands import CloseLink, Command, Complete, Fail, ObjectFacts, Release
 from infiniray.core.context import Context
+from infiniray.core.copies import Copy
+from infiniray.core.erasing import Delete, Eraser, Residue
 from infiniray.core.ids import LinkId, NodeId, OpId, RequestId
 from infiniray.core.node import Link, Node
 from infiniray.core.operation import Operation, Timing
 from infiniray.core.policy import Policy, footprint_bytes
 from infiniray.core.reading import Read
-from infiniray.core.requests import Outcome
-from infiniray.core.storing import Repair, Write
-from infiniray.core.table import ChunkPlace, ObjectRecord, ObjectTable
-from infiniray.errors import DeadlineExceeded, InfiniRayError, KeyNotFound, Overloaded, ValueTooLarge
+from infiniray.core.recovery import Recovery
+from infiniray.core.repairing import Repairs
+from infiniray.core.requests import RECOVERY, Outcome
+from infiniray.core.storing import Write
+from infiniray.core.table import NOWHERE, ChunkPlace, ObjectRecord, ObjectTable
+from infiniray.core.warming import Warming
+from infiniray.errors import (
+    DeadlineExceeded,
+    InfiniRayError,
+    KeyNotFound,
+    Overloaded,
+    ShardRecovering,
+    StaleEpoch,
+    ValueTooLarge,
+)
+from infiniray.wire.describe import ChunkId
 
 __all__ = ["Counters", "ShardState"]
 
 #: Objects that one sweep takes out at most, so that it never holds up requests for long.
 SWEEP_LIMIT = 256
-REPAIR_DEADLINE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -71,12 +88,19 @@ class ShardState:
         self.table = ObjectTable()
         self.counters = Counters()
         self.operations: dict[OpId, Operation] = {}
+        self.backups = Backups(self)
+        self.repairs = Repairs(self)
+        self.warming = Warming(self)
+        #: what is not in the table any more and may still be on nodes, by key
+        self.residues: dict[str, list[Residue]] = {}
+        #: another incarnation of this shard has taken over: nothing is done any more
+        self.is_deposed = False
+        self._recovery: Recovery | None = None
         self._links: dict[LinkId, Node] = {}
-        self._repairing: set[tuple[str, int]] = set()
         self._bytes_in_flight = 0
-        self._n_repairs = 0
         self._is_sweeping = False
         self._handlers: dict[type, Callable[[Any], None]] = {
+            ev.Started: self._start,
             ev.PutRequested: self._put,
             ev.GetRequested: self._get,
             ev.DeleteRequested: self._delete,
@@ -87,6 +111,15 @@ class ShardState:
             ev.PongReceived: lambda e: self._at_link(e.link, lambda node: node.on_pong(e.link, e.session)),
             ev.ByeReceived: lambda e: self._at_link(e.link, lambda node: node.on_bye(e.link, e.session)),
             ev.InvokeReturned: self._invoke_returned,
+            ev.Retained: lambda e: self._answer(e.request, Outcome.DONE),
+            ev.InventoryArrived: self._inventory_arrived,
+            ev.ChunkCopied: self._chunk_copied,
+            ev.CopyFailed: self._copy_failed,
+            ev.CopyRegistered: self._copy_registered,
+            ev.SlotAnswered: lambda e: self._at_node(
+                e.node, lambda node: self.backups.on_slot(node, granted=e.granted)
+            ),
+            ev.Deposed: self._depose,
             ev.ChunkStored: lambda e: self._answer(e.request, Outcome.DONE, crc=e.crc),
             ev.ChunkArrived: lambda e: self._answer(e.request, Outcome.DONE),
             ev.ChunkMissing: lambda e: self._answer(e.request, Outcome.MISSING, detail="the node does not have it"),
@@ -99,19 +132,103 @@ class ShardState:
             ev.CodecFailed: lambda e: self._coded(e.op, e.detail),
             ev.TimerFired: self._timer_fired,
         }
+        self._node_timers: dict[str, Callable[[Node], None]] = {
+            "silence": Node.on_silence,
+            "retry": Node.on_retry,
+            "warm": self.warming.on_timer,
+            "backup": self.backups.on_timer,
+            "backup-limit": self.backups.on_limit,
+        }
+        self._own_timers: dict[str, Callable[[], None]] = {
+            "sweep": self._sweep,
+            "repair": self.repairs.on_timer,
+            "recovery": lambda: self._recovery.on_timeout() if self._recovery else None,
+            "recover-again": lambda: self._recovery.on_again() if self._recovery else None,
+        }
 
     def handle(self, event: ev.Event, now_s: float) -> list[Command]:
         """Take note of a fact; what is to be done about it, in order. ``now_s`` is Unix time and never goes back."""
         context = self.context
         context.now_s = max(now_s, context.now_s)
+        if self.is_deposed:
+            return self._decline(event)
         self._handlers[type(event)](event)
-        while context.settled:
-            settled = context.settled.popleft()
-            operation = self.operations.get(settled.request.op)
-            if operation is not None:
-                operation.settle(settled)
+        self._settle_down()
         commands, context.out = context.out, []
         return commands
+
+    def _settle_down(self) -> None:
+        """What the event led to, until nothing more follows from it."""
+        context, backups = self.context, self.backups
+        while context.settled or context.turned or context.has_progressed or backups.stirred or backups.over:
+            while context.settled:
+                settled = context.settled.popleft()
+                operation = self.operations.get(settled.request.op)
+                if operation is not None:
+                    operation.settle(settled)
+                elif settled.request.op == RECOVERY and self._recovery is not None:
+                    self._recovery.settle(settled)
+            while context.turned:
+                node = context.turned.popleft()
+                if self._recovery is not None:
+                    self._recovery.on_turned(node)
+                else:
+                    self.repairs.inspect(node, may_copy=True)
+            while backups.stirred:
+                backups.stirred.pop().go_on()
+            while backups.over:
+                self.repairs.inspect(backups.over.pop(), may_copy=False)
+            if context.has_progressed:
+                context.has_progressed = False
+                for operation in list(self.operations.values()):
+                    if not operation.is_over:
+                        operation.look()
+
+    # ------------------------------------------------------------ beginning, and being replaced
+
+    def _start(self, event: ev.Started) -> None:
+        for node in self.nodes.values():
+            self._watch(node)
+        registered = {node: instance for node, instance in event.registered if instance}
+        if registered:
+            self._recovery = Recovery(self, registered)
+            self._recovery.start()
+
+    def _watch(self, node: Node) -> None:
+        self.warming.watch(node)
+        self.backups.watch(node)
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether the table is being rebuilt: clients have to wait."""
+        return self._recovery is not None
+
+    def recovered(self) -> None:
+        """The table is what it was."""
+        self._recovery = None
+        for node in self.nodes.values():
+            node.resume_custody()
+            self.repairs.inspect(node, may_copy=True)
+        for record in list(self.table):
+            if self.lost_chunks(record):
+                self.repairs.add(record)
+
+    def _depose(self, event: ev.Deposed) -> None:
+        """Nodes obey another incarnation now: nothing that was begun here can be finished."""
+        for operation in list(self.operations.values()):
+            if not operation.is_over:
+                operation.fail(self._stale())
+        self.is_deposed = True
+
+    def _decline(self, event: ev.Event) -> list[Command]:
+        if isinstance(event, (ev.PutRequested, ev.GetRequested)):
+            return [Fail(op=event.op, error=self._stale()), Release(op=event.op)]
+        if isinstance(event, (ev.DeleteRequested, ev.TouchRequested)):
+            return [Fail(op=event.op, error=self._stale())]
+        return []
+
+    def _stale(self) -> StaleEpoch:
+        return StaleEpoch(seen=self.context.epoch, current=self.context.epoch + 1)
 
     # ------------------------------------------------------------ what anybody may ask, any time
 
@@ -132,6 +249,11 @@ class ShardState:
                 invocations[reason] = invocations.get(reason, 0) + n
         return {
             **asdict(self.counters),
+            **asdict(self.backups.counters),
+            "endangered": self.repairs.n_endangered,
+            "repair_bytes": round(self.repairs.bytes.spent),
+            "repair_usd": self.repairs.usd.spent,
+            "is_recovering": self.is_recovering,
             "shard": self.shard,
             "epoch": self.context.epoch,
             "nodes": len(self.nodes),
@@ -152,16 +274,19 @@ class ShardState:
             scheme=self.context.policy.schemes.choose(event.size_bytes), head=event.head, expires_s=event.expires_s
             or 0.0,
         )  # fmt: skip
-        error = self._too_large(facts) or self._overload(facts.size_bytes)
+        error = self._not_ready() or self._too_large(facts) or self._overload(facts.size_bytes)
         if error is not None:
             self._refuse(event.op, error)
             return
         self.counters.puts += 1
-        self._begin(Write(event.op, facts, self, event.deadline_s, event.expires_s))
+        self.begin(Write(event.op, facts, self, event.deadline_s, event.expires_s))
 
     def _get(self, event: ev.GetRequested) -> None:
+        error: InfiniRayError | None = self._not_ready()
+        if error is not None:
+            self._refuse(event.op, error)
+            return
         record = self.table.lookup(event.key, self.context.now_s)
-        error: InfiniRayError | None
         if record is None:
             self.counters.gets += 1
             self.counters.misses += 1
@@ -173,20 +298,35 @@ class ShardState:
             self._refuse(event.op, error)
             return
         self.counters.gets += 1
-        self._begin(Read(event.op, record, self, event.deadline_s))
+        self.begin(Read(event.op, record, self, event.deadline_s))
 
     def _delete(self, event: ev.DeleteRequested) -> None:
+        error = self._not_ready()
+        if error is not None:
+            self.context.out.append(Fail(op=event.op, error=error))
+            return
         found = self.table.lookup(event.key, self.context.now_s) is not None
         record = self.table.remove(event.key)
         if record is not None:
-            self._drop_if_free(record)
+            self.retire(record)
         self.counters.deletes += found
-        self.context.out.append(Complete(op=event.op, found=found))
+        residues = self._residues_of(event.key)
+        if residues:
+            last = residues[-1].record
+            eraser = Eraser(self, residues)
+            self.begin(Delete(event.op, last, self, event.deadline_s, found=found, eraser=eraser))
+        else:
+            self.context.out.append(Complete(op=event.op, found=found))
 
     def _touch(self, event: ev.TouchRequested) -> None:
+        error = self._not_ready()
+        if error is not None:
+            self.context.out.append(Fail(op=event.op, error=error))
+            return
         record = self.table.lookup(event.key, self.context.now_s)
         if record is not None:
             record.is_referenced = True
+            record.used_s = self.context.now_s
             self.table.set_expiry(record, event.expires_s)
             self._sweep_later(event.expires_s)
         self.context.out.append(Complete(op=event.op, found=record is not None))
@@ -198,6 +338,9 @@ class ShardState:
                 operation=operation.name, key=operation.facts.key, deadline_s=0.0, detail="the caller is gone"
             )
             operation.end(lambda: None, gone)
+
+    def _not_ready(self) -> ShardRecovering | None:
+        return ShardRecovering(shard=self.shard, retry_after_s=0.1) if self.is_recovering else None
 
     def _overload(self, size_bytes: int) -> Overloaded | None:
         policy = self.context.policy
@@ -225,7 +368,7 @@ class ShardState:
 
     # ------------------------------------------------------------ operations
 
-    def _begin(self, operation: Operation) -> None:
+    def begin(self, operation: Operation) -> None:
         self.operations[operation.id] = operation
         self._bytes_in_flight += operation.facts.size_bytes
         operation.start()
@@ -234,23 +377,6 @@ class ShardState:
         """An operation ended."""
         del self.operations[operation.id]
         self._bytes_in_flight -= operation.facts.size_bytes
-        if isinstance(operation, Repair):
-            self._repairing.discard((operation.facts.key, operation.facts.version))
-
-    def repair(self, record: ObjectRecord, lost: tuple[int, ...], *, source: OpId) -> None:
-        """Rebuild lost chunks from the bytes that the read ``source`` holds, unless enough of that is going on."""
-        name = (record.facts.key, record.facts.version)
-        policy = self.context.policy
-        if not policy.repair or name in self._repairing or len(self._repairing) >= policy.max_repairs:
-            return
-        self._repairing.add(name)
-        self._n_repairs += 1
-        deadline_s = self.context.now_s + REPAIR_DEADLINE_S
-        self._begin(Repair(OpId(-self._n_repairs), source, record, self, deadline_s, lost))
-
-    def is_repairing(self, record: ObjectRecord) -> bool:
-        """Whether lost chunks of it are being rebuilt."""
-        return (record.facts.key, record.facts.version) in self._repairing
 
     def _coded(self, op: OpId, error: str | None) -> None:
         operation = self.operations.get(op)
@@ -259,12 +385,10 @@ class ShardState:
 
     def _timer_fired(self, event: ev.TimerFired) -> None:
         kind, whose = event.timer
-        if kind == "silence":
-            self.nodes[NodeId(str(whose))].on_silence()
-        elif kind == "retry":
-            self.nodes[NodeId(str(whose))].on_retry()
-        elif kind == "sweep":
-            self._sweep()
+        if kind in self._node_timers:
+            self._at_node(NodeId(str(whose)), self._node_timers[kind])
+        elif kind in self._own_timers:
+            self._own_timers[kind]()
         else:
             operation = self.operations.get(OpId(int(whose)))
             if operation is not None:
@@ -272,33 +396,37 @@ class ShardState:
 
     # ------------------------------------------------------------ the table
 
-    def commit(self, record: ObjectRecord) -> None:
-        """Make a written version the current one, unless a later one is."""
+    def commit(self, record: ObjectRecord) -> list[Residue]:
+        """Make a written version the current one, unless a later one is. What may be left of others of that key."""
         current = self.table.find(record.facts.key)
         if current is not None and current.facts.version > record.facts.version:
             record.is_retired = True
-            self._drop_if_free(record)
-            return
+            self.retire(record)
+            return []
         former = self.table.insert(record)
         if former is not None:
-            self._drop_if_free(former)
+            self.retire(former)
         self._sweep_later(record.expires_s)
+        return self._residues_of(record.facts.key)
 
     def move_chunk(self, record: ObjectRecord, index: int, place: ChunkPlace) -> None:
         """Chunk ``index`` is at ``place`` now, where its memory is already reserved."""
         former = record.places[index]
         record.places[index] = place
+        if former is NOWHERE:
+            return
         node = self.nodes[former.node]
         node.used_bytes -= footprint_bytes(record.chunk_bytes(index))
         if former.node != place.node:
             node.discard(record.chunk_id(index))
+            record.n_strays += 1
 
     def lose(self, record: ObjectRecord) -> None:
         """Too few of its chunks are left: a reset."""
         self.counters.resets += 1
         if self.table.find(record.facts.key) is record:
             self.table.remove(record.facts.key)
-        # its chunks go with its last pin: the read that found out holds one
+            self.retire(record)
 
     def evict(self) -> bool:
         """Make room by giving up one object; False if none can be."""
@@ -306,25 +434,67 @@ class ShardState:
         if record is None:
             return False
         self.counters.evictions += 1
-        self._drop_if_free(record)
+        self.retire(record)
         return True
+
+    def is_current(self, record: ObjectRecord) -> bool:
+        return self.table.find(record.facts.key) is record
+
+    def is_lost(self, place: ChunkPlace) -> bool:
+        """Whether a chunk is not where it should be, as far as is known."""
+        return place is NOWHERE or self.nodes[place.node].lacks(place.seq)
+
+    def lost_chunks(self, record: ObjectRecord) -> tuple[int, ...]:
+        return tuple(index for index, place in enumerate(record.places) if self.is_lost(place))
+
+    def is_being_copied(self, record: ObjectRecord) -> bool:
+        """Whether lost chunks of it are being copied from another instance of their node."""
+        return any(
+            self.is_lost(place)
+            and self.backups.is_expected(node := self.nodes[place.node])
+            and node.elsewhere(place.seq)
+            for _, place in record.placed()
+        )
+
+    def used_s(self, chunk: ChunkId) -> float:
+        """When the object that a chunk belongs to was last used; now, if it is being written."""
+        record = self.table.find(chunk.key)
+        return record.used_s if record is not None and record.facts.version == chunk.version else self.context.now_s
 
     def pin(self, record: ObjectRecord) -> None:
         record.n_pins += 1
 
     def unpin(self, record: ObjectRecord) -> None:
         record.n_pins -= 1
-        self._drop_if_free(record)
+        if record.is_retired and not record.n_pins:
+            self.drop(record)
 
-    def _drop_if_free(self, record: ObjectRecord) -> None:
-        """Delete the chunks of a retired record that nobody works on."""
-        if not record.is_retired or record.n_pins:
+    def retire(self, record: ObjectRecord) -> None:
+        """It is not in the table any more: its chunks go when nobody reads them."""
+        self.residues.setdefault(record.facts.key, []).append(Residue(record))
+        self._sweep_later(self.context.now_s)
+        if not record.n_pins:
+            self.drop(record)
+
+    def drop(self, record: ObjectRecord) -> None:
+        """Have the chunks of a retired record deleted."""
+        if record.is_dropped:
             return
-        for index, place in enumerate(record.places):
+        record.is_dropped = True
+        for index, place in record.placed():
             node = self.nodes[place.node]
             node.used_bytes -= footprint_bytes(record.chunk_bytes(index))
             node.discard(record.chunk_id(index))
-        record.places = []
+        self.context.has_progressed = True
+
+    def _residues_of(self, key: str) -> list[Residue]:
+        """What may still be on nodes of the objects that were under ``key``; those that are harmless are forgotten."""
+        left = [residue for residue in self.residues.get(key, ()) if not residue.is_harmless(self)]
+        if left:
+            self.residues[key] = left
+        else:
+            self.residues.pop(key, None)
+        return list(left)
 
     def _sweep_later(self, expires_s: float | None) -> None:
         if expires_s is not None and not self._is_sweeping:
@@ -335,8 +505,11 @@ class ShardState:
         expired = self.table.pop_expired(self.context.now_s, SWEEP_LIMIT)
         self.counters.expired += len(expired)
         for record in expired:
-            self._drop_if_free(record)
-        self._is_sweeping = self.table.awaits_expiry
+            self.retire(record)
+        for key in list(itertools.islice(self.residues, SWEEP_LIMIT)):
+            if self._residues_of(key):
+                self.residues[key] = self.residues.pop(key)  # behind those that were not looked at
+        self._is_sweeping = self.table.awaits_expiry or bool(self.residues)
         if self._is_sweeping:
             pause_s = self.context.policy.sweep_interval_s if len(expired) < SWEEP_LIMIT else 0.01
             self.context.set_timer(("sweep", 0), pause_s)
@@ -349,7 +522,7 @@ class ShardState:
             self.context.out.append(CloseLink(link=event.link))
             return
         self._links[event.link] = node
-        node.on_opened(Link(event.link, event.instance, event.spans.copy()), event.session)
+        node.on_opened(Link(event.link, Copy(event.instance, event.spans.copy())), event.session)
 
     def _link_closed(self, event: ev.LinkClosed) -> None:
         node = self._links.pop(event.link, None)
@@ -357,7 +530,35 @@ class ShardState:
             node.on_closed(event.link)
 
     def _invoke_returned(self, event: ev.InvokeReturned) -> None:
-        self.nodes[event.node].on_returned(event.session, event.outcome, event.retry_after_s)
+        self._at_node(
+            event.node, lambda node: node.on_returned(event.session, event.outcome, event.retry_after_s, event.copy)
+        )
+
+    def _inventory_arrived(self, event: ev.InventoryArrived) -> None:
+        node = self.context.homes.get(event.request)
+        request = node.on_answer(event.request, Outcome.DONE) if node is not None else None
+        if request is not None:
+            request.page, request.has_more = event.chunks, event.more
+
+    def _chunk_copied(self, event: ev.ChunkCopied) -> None:
+        backup = self.backups.copying.get(event.request)
+        if backup is not None:
+            backup.on_copied(event.request)
+
+    def _copy_failed(self, event: ev.CopyFailed) -> None:
+        backup = self.backups.copying.get(event.request)
+        if backup is not None:
+            backup.on_copy_failed(event.request, is_missing=event.is_missing, detail=event.detail)
+
+    def _copy_registered(self, event: ev.CopyRegistered) -> None:
+        self._at_node(event.node, lambda node: node.on_registered(event.instance))
+        if self._recovery is not None:
+            self._recovery.on_registered(event.node)
+
+    def _at_node(self, name: NodeId, act: Callable[[Node], None]) -> None:
+        node = self.nodes.get(name)
+        if node is not None:
+            act(node)
 
     def _at_link(self, link: LinkId, act: Callable[[Node], None]) -> None:
         node = self._links.get(link)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from infiniray.codec.schemes import SchemeKind
 from infiniray.core.commands import Complete, Encode, ObjectFacts, ShareBuffers
+from infiniray.core.erasing import Eraser
 from infiniray.core.ids import NodeId, OpId
 from infiniray.core.node import Node
 from infiniray.core.operation import Operation, Timing
@@ -14,7 +15,7 @@ from infiniray.core.placement import choose_nodes
 from infiniray.core.policy import footprint_bytes
 from infiniray.core.requests import Outcome, RequestKind, Settled
 from infiniray.core.table import ChunkPlace, ObjectRecord
-from infiniray.errors import DeadlineExceeded, InfiniRayError, PoolFull, WriteFailed
+from infiniray.errors import InfiniRayError, PoolFull, WriteFailed
 from infiniray.wire.describe import ChunkId
 
 if TYPE_CHECKING:
@@ -91,19 +92,20 @@ class Storing(Operation):
             detail = f"{len(self.stored)} of {len(self.indices)} chunks stored"
             if self._last_failure:
                 detail += f"; last failure: {self._last_failure}"
-            self.fail(
-                DeadlineExceeded(
-                    operation=self.name, key=self.facts.key, deadline_s=round(self.deadline_s - self.started_s, 3),
-                    detail=detail
-                )
-            )  # fmt: skip
+            self.fail(self.too_late(detail))
+
+    def settle_down(self) -> None:
+        """The chunks are where they are to stay."""
+        for index, node in self._homes.items():
+            node.in_flight_bytes -= self._footprint(index)
+        self._homes.clear()
 
     def on_end(self, error: InfiniRayError | None) -> None:
-        for index, node in list(self._homes.items()):
-            if error is not None:
-                self._leave(index)
-            else:
-                node.in_flight_bytes -= self._footprint(index)
+        for index in list(self._homes):
+            self._leave(index)
+
+    def look(self) -> None:
+        self._commit_if_stored()
 
     # ------------------------------------------------------------ homes for chunks
 
@@ -165,7 +167,7 @@ class Storing(Operation):
             self._leave(index)
         for index in gone:
             self._rehome(index)
-        if not gone:
+        if not gone and all(self.shard.nodes[place.node].is_registered for place in self.stored.values()):
             self.commit()
 
     def _pool_full(self) -> PoolFull:
@@ -176,7 +178,8 @@ class Storing(Operation):
 
 
 class Write(Storing):
-    """A PUT. The table flips to the new version when every chunk of it is stored, not before."""
+    """A PUT. The table flips to the new version when every chunk of it is stored, not before; it is acknowledged when
+    the old one cannot come back."""
 
     name = "PUT"
 
@@ -185,16 +188,41 @@ class Write(Storing):
     ) -> None:
         super().__init__(op, facts, shard, deadline_s, range(facts.scheme.n))
         self.expires_s = expires_s
+        self._eraser: Eraser | None = None  # of what was there before, once the table has flipped
+        self._record: ObjectRecord | None = None
 
     def commit(self) -> None:
         record = ObjectRecord(
-            facts=self.facts, places=[self.stored[index] for index in self.indices], expires_s=self.expires_s
-        )
-        self.shard.commit(record)
-        self.end(lambda: self.context.out.append(Complete(op=self.id, facts=self.facts)))
+            facts=self.facts, places=[self.stored[index] for index in self.indices], expires_s=self.expires_s,
+            used_s=self.context.now_s,
+        )  # fmt: skip
+        self.settle_down()
+        self._eraser = Eraser(self.shard, self.shard.commit(record))
+        self._record = record
+        self.shard.pin(record)  # it is not evicted before it is acknowledged
+        self.set_timer(Timing.AGAIN, self.context.policy.erase_patience_s)
+        self.look()
+
+    def look(self) -> None:
+        if self._eraser is None:
+            super().look()
+        elif self._eraser.look():
+            self.end(lambda: self.context.out.append(Complete(op=self.id, facts=self.facts)))
+
+    def on_timer(self, timing: Timing) -> None:
+        if self._eraser is None:
+            super().on_timer(timing)
+        elif timing is Timing.AGAIN:
+            self._eraser.insist()
+            self.retry_later()
+            self.look()
+        else:
+            self.fail(self.too_late(f"it is stored, but {self._eraser.describe()}"))
 
     def on_end(self, error: InfiniRayError | None) -> None:
         super().on_end(error)
+        if self._record is not None:
+            self.shard.unpin(self._record)
         self.shard.counters.puts_failed += error is not None
 
 
@@ -219,12 +247,13 @@ class Repair(Storing):
         super().start()
 
     def siblings(self) -> Collection[NodeId]:
-        return {place.node for index, place in enumerate(self.record.places) if index not in self.indices}
+        return {place.node for index, place in self.record.placed() if index not in self.indices}
 
     def commit(self) -> None:
         if self.record.is_retired:
             self.fail(WriteFailed(key=self.facts.key, stored=0, need=0, detail="replaced meanwhile"))
             return
+        self.settle_down()
         for index, place in self.stored.items():
             self.shard.move_chunk(self.record, index, place)
         self.shard.counters.repairs += len(self.stored)
@@ -233,6 +262,7 @@ class Repair(Storing):
     def on_end(self, error: InfiniRayError | None) -> None:
         super().on_end(error)
         self.shard.unpin(self.record)
+        self.shard.repairs.ended(self.record, failed=error is not None)
 
     def fail(self, error: InfiniRayError) -> None:
         self.shard.counters.repairs_failed += 1

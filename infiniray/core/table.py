@@ -12,7 +12,7 @@ from infiniray.core.ids import NodeId
 from infiniray.core.policy import footprint_bytes
 from infiniray.wire.describe import ChunkId
 
-__all__ = ["ChunkPlace", "ObjectRecord", "ObjectTable"]
+__all__ = ["NOWHERE", "ChunkPlace", "ObjectRecord", "ObjectTable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +24,13 @@ class ChunkPlace:
     crc: int
 
 
+#: The place of a chunk that no node has.
+NOWHERE = ChunkPlace(node=NodeId(""), seq=0, crc=0)
+
+
 @dataclass(slots=True, kw_only=True)
 class ObjectRecord:
-    """One committed version of an object. ``places[i]`` is where chunk ``i`` is."""
+    """One committed version of an object. ``places[i]`` is where chunk ``i`` is, perhaps :data:`NOWHERE`."""
 
     facts: ObjectFacts
     places: list[ChunkPlace]
@@ -39,6 +43,20 @@ class ObjectRecord:
     n_pins: int = 0
     #: no longer in the table; its chunks go when the last pin does
     is_retired: bool = False
+    #: its nodes were told to delete its chunks, or will be
+    is_dropped: bool = False
+    #: when it was last read, or else written
+    used_s: float = 0.0
+    #: chunks that repairs moved away from nodes that may still hold them
+    n_strays: int = 0
+
+    @property
+    def name(self) -> tuple[str, int]:
+        return self.facts.key, self.facts.version
+
+    def placed(self) -> Iterator[tuple[int, ChunkPlace]]:
+        """Chunks that are somewhere, by index."""
+        return ((index, place) for index, place in enumerate(self.places) if place is not NOWHERE)
 
     def chunk_id(self, index: int) -> ChunkId:
         return ChunkId(self.facts.key, self.facts.version, index)
@@ -49,7 +67,7 @@ class ObjectRecord:
     @property
     def stored_bytes(self) -> int:
         """Memory that its chunks take on their nodes."""
-        return sum(footprint_bytes(self.chunk_bytes(i)) for i in range(len(self.places)))
+        return sum(footprint_bytes(self.chunk_bytes(index)) for index, _ in self.placed())
 
     def is_expired(self, now_s: float) -> bool:
         return self.expires_s is not None and self.expires_s <= now_s

@@ -11,23 +11,26 @@ import itertools
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
+from itertools import pairwise
 from typing import Any, Protocol
 
 from infiniray.codec.checksum import checksum
 from infiniray.codec.schemes import Scheme, SchemeKind
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
-from infiniray.core.ids import LinkId, OpId, RequestId, SessionId, Timer
+from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
 from infiniray.core.shard import ShardState
 from infiniray.errors import CacheUnavailable, SchemeError
 from infiniray.runtime.buffers import BufferPool, ByteArray, OperationBuffers
 from infiniray.runtime.clock import Clock, Timers
+from infiniray.runtime.coordination import Coordination, Coordinator, LoneCoordinator
+from infiniray.runtime.copies import Copies
 from infiniray.runtime.link import NodeLink
 from infiniray.runtime.listener import Greeting, Listener
 from infiniray.runtime.pacing import Pacer, Pacing
 from infiniray.runtime.sessions import Invoker, Sessions
-from infiniray.wire.describe import ChunkInfo
-from infiniray.wire.frames import Frame, Kind
+from infiniray.wire.describe import ChunkId, ChunkInfo
+from infiniray.wire.frames import Frame, Kind, ProtocolError
 
 __all__ = ["ChunkCoder", "ShardDriver"]
 
@@ -56,6 +59,8 @@ class ShardDriver:
         linger_s: how long nodes wait for more work.
         invoke_timeout_s: how long an invocation may take; above the functions' own timeout.
         pacing: shape what is sent to each node; None: as fast as it goes.
+        coordinator: the rest of the cache; None: there is none.
+        registered: which instance has the current copy of each node, as an earlier incarnation of this shard left it.
     """
 
     def __init__(
@@ -70,6 +75,8 @@ class ShardDriver:
         linger_s: float = 0.008,
         invoke_timeout_s: float = 130.0,
         pacing: Pacing | None = None,
+        coordinator: Coordinator | None = None,
+        registered: Mapping[NodeId, InstanceId] | None = None,
     ) -> None:
         self.state = state
         self.pool = BufferPool()
@@ -84,9 +91,14 @@ class ShardDriver:
         self._pacing = pacing
         self._listener = Listener(secret, self._epoch, state.nodes, self._welcome)
         self._sessions = Sessions(
-            invoker, secret, self._epoch, linger_s=linger_s, timeout_s=invoke_timeout_s, report=self.feed
-        )
+            invoker, secret, self._epoch,
+            linger_s=linger_s, timeout_s=invoke_timeout_s, report=self.feed, depose=self._depose,
+        )  # fmt: skip
+        self._registered = dict(registered or {})
+        self._coordination = Coordination(coordinator or LoneCoordinator(), self._registered, self.feed, self._depose)
+        self._is_deposed = False
         self._links: dict[LinkId, NodeLink] = {}
+        self._copies = Copies(self._links, self.pool, self.feed)
         self._buffers: dict[OpId, OperationBuffers] = {}
         self._waiting: dict[OpId, asyncio.Future[cmd.Complete]] = {}
         self._coding: set[asyncio.Task[None]] = set()
@@ -100,7 +112,7 @@ class ShardDriver:
     # ------------------------------------------------------------ life
 
     async def start(self) -> None:
-        """Listen for nodes.
+        """Listen for nodes, and begin.
 
         Raises:
             OSError: the host has no such address.
@@ -108,6 +120,7 @@ class ShardDriver:
         port = await self._listener.start(self._listen_host)
         host = f"[{self._advertise_host}]" if ":" in self._advertise_host else self._advertise_host
         self._sessions.address = f"{host}:{port}"
+        self.feed(ev.Started(registered=tuple(sorted(self._registered.items()))))
 
     @property
     def address(self) -> str:
@@ -125,6 +138,7 @@ class ShardDriver:
         await self._listener.close()
         for link in list(self._links.values()):
             link.close("the shard closes")
+        await self._coordination.close()
         await self._sessions.close(_CLOSE_TIMEOUT_S)
         for task in self._coding:
             task.cancel()
@@ -175,10 +189,15 @@ class ShardDriver:
         data.flags.writeable = False
         return done.facts, data
 
-    async def delete(self, key: str) -> bool:
-        """Whether there was something."""
+    async def delete(self, key: str, *, timeout_s: float = 30.0) -> bool:
+        """Whether there was something.
+
+        Raises:
+            DeadlineExceeded: it is not certain that it is gone for good; try again.
+        """
         op = self._new_op()
-        return (await self._run(op, ev.DeleteRequested(op=op, key=key))).found
+        deadline_s = self._clock.now_s() + timeout_s
+        return (await self._run(op, ev.DeleteRequested(op=op, key=key, deadline_s=deadline_s))).found
 
     async def touch(self, key: str, expires_s: float | None) -> bool:
         """Set the expiry; whether there was something."""
@@ -195,6 +214,8 @@ class ShardDriver:
         return {
             **self.state.stats(),
             "links": len(links),
+            "copies": len(self._copies),
+            "bytes_copied": self._copies.bytes_copied,
             "bytes_in": self.counters["bytes_in"] + sum(link.bytes_in for link in links),
             "bytes_out": self.counters["bytes_out"] + sum(link.bytes_out for link in links),
             "frames_discarded": self.counters["frames_discarded"] + sum(link.n_discarded for link in links),
@@ -252,19 +273,34 @@ class ShardDriver:
             cmd.FetchChunk: self._fetch_chunk,
             cmd.CancelFetch: lambda c: self._on_link(c.link, lambda link: link.cancel_fetch(c.request)),
             cmd.DeleteChunks: self._delete_chunks,
+            cmd.Hold: lambda c: self._on_link(c.link, lambda link: link.hold(c.for_s)),
+            cmd.Retain: self._retain,
+            cmd.ListChunks: self._list_chunks,
+            cmd.CopyChunk: self._copies.begin,
+            cmd.CancelCopy: self._copies.cancel,
             cmd.CloseLink: lambda c: self._on_link(c.link, lambda link: link.close("no longer needed")),
-            cmd.Encode: lambda c: self._code(c.op, self._encode(c, self._buffers[c.op]), ev.Encoded(op=c.op)),
-            cmd.Decode: lambda c: self._code(c.op, self._decode(c, self._buffers[c.op]), ev.Decoded(op=c.op)),
+            cmd.Encode: lambda c: self._code(c.op, self._encode, c, ev.Encoded(op=c.op)),
+            cmd.Decode: lambda c: self._code(c.op, self._decode, c, ev.Decoded(op=c.op)),
             cmd.Complete: self._complete,
             cmd.Fail: self._fail,
+            cmd.OpenBuffers: self._open_buffers,
             cmd.ShareBuffers: self._share_buffers,
             cmd.Release: self._release,
             cmd.SetTimer: lambda c: self._timers.set(c.timer, c.at_s),
             cmd.CancelTimer: lambda c: self._timers.cancel(c.timer),
+            cmd.RegisterCopy: self._coordination.register,
+            cmd.AcquireSlot: self._coordination.acquire_slot,
+            cmd.ReleaseSlot: self._coordination.release_slot,
         }
 
     def _timer_fired(self, timer: Timer) -> None:
         self.feed(ev.TimerFired(timer=timer))
+
+    def _depose(self) -> None:
+        """A later incarnation was heard of: that is said once."""
+        if not self._is_deposed:
+            self._is_deposed = True
+            self.feed(ev.Deposed())
 
     # ------------------------------------------------------------ commands to nodes
 
@@ -283,22 +319,35 @@ class ShardDriver:
         self._on_link(command.link, lambda link: link.store(command.request, info, chunk))
 
     def _fetch_chunk(self, command: cmd.FetchChunk) -> None:
-        target = self._buffers[command.op].chunk(command.facts, command.index)
-        self._on_link(
-            command.link,
-            lambda link: link.fetch(command.request, command.index, command.facts, command.crc, target),
-        )
+        facts = command.facts
+        target = self._buffers[command.op].chunk(facts, command.index)
+        chunk = ChunkId(facts.key, facts.version, command.index)
+        self._on_link(command.link, lambda link: link.fetch(command.request, chunk, target, crc=command.crc))
 
     def _delete_chunks(self, command: cmd.DeleteChunks) -> None:
         meta = {"seq": command.seq, "chunk_ids": [list(chunk) for chunk in command.chunk_ids]}
-        self._on_link(command.link, lambda link: link.delete(command.request, meta))
+        self._on_link(command.link, lambda link: link.ask(Kind.DELETE, command.request, meta))
+
+    def _retain(self, command: cmd.Retain) -> None:
+        distances = [after - before for before, after in pairwise((0, *command.keep))]
+        meta = {"first": command.first, "last": command.last, "keep": distances, "seen": [*map(list, command.seen)]}
+        self._on_link(command.link, lambda link: link.ask(Kind.RETAIN, command.request, meta))
+
+    def _list_chunks(self, command: cmd.ListChunks) -> None:
+        after = None if command.after is None else list(command.after)
+        meta: dict[str, object] = {"after": after, "limit": command.limit}
+        self._on_link(command.link, lambda link: link.ask(Kind.LIST, command.request, meta))
 
     # ------------------------------------------------------------ commands to the codec
 
-    def _code(self, op: OpId, work: Coroutine[Any, Any, None], done: ev.Event) -> None:
+    def _code(
+        self, op: OpId, work: Callable[[Any, OperationBuffers], Coroutine[Any, Any, None]], command: Any, done: ev.Event
+    ) -> None:
+        buffers = self._buffers[op]  # now: the operation may be over before its work begins
+
         async def run() -> None:
             try:
-                await work
+                await work(command, buffers)
             except Exception as error:  # whatever it was: the operation waits for an answer
                 self.feed(ev.CodecFailed(op=op, detail=str(error) or type(error).__name__))
             else:
@@ -321,7 +370,7 @@ class ShardDriver:
         wanted = {index: buffers.chunk(facts, index) for index in command.want}
         await self._coder.reconstruct(facts.scheme, facts.size_bytes, present, wanted)
         for index, crc in zip(command.want, command.crcs, strict=True):
-            if checksum(wanted[index]) != crc:
+            if crc is not None and checksum(wanted[index]) != crc:
                 raise SchemeError(detail=f"chunk {index} was decoded to other bytes than were stored")
 
     # ------------------------------------------------------------ commands to clients
@@ -338,6 +387,9 @@ class ShardDriver:
 
     def _release(self, command: cmd.Release) -> None:
         self._buffers.pop(command.op, None)
+
+    def _open_buffers(self, command: cmd.OpenBuffers) -> None:
+        self._buffers[command.op] = OperationBuffers(self.pool)
 
     def _share_buffers(self, command: cmd.ShareBuffers) -> None:
         buffers = self._buffers[command.op] = self._buffers[command.source]
@@ -366,23 +418,46 @@ class ShardDriver:
                 self.feed(ev.PongReceived(link=link.id, session=_session(frame)))
             case Kind.BYE:
                 self.feed(ev.ByeReceived(link=link.id, session=_session(frame)))
+            case Kind.MISSING if request in self._copies:
+                self._copies.on_missing(request)
             case Kind.MISSING:
                 self.feed(ev.ChunkMissing(request=request))
             case Kind.CANCELLED:
                 self.feed(ev.FetchCancelled(request=request))
             case Kind.DELETED:
                 self.feed(ev.ChunksDeleted(request=request))
+            case Kind.RETAINED:
+                self.feed(ev.Retained(request=request))
+            case Kind.INVENTORY:
+                self._take_inventory(request, frame)
             case _:
                 self.counters["frames_unexpected"] += 1
 
-    def on_chunk(self, link: NodeLink, request: RequestId, is_whole: bool) -> None:
-        self.feed(ev.ChunkArrived(request=request) if is_whole else ev.ChunkDamaged(request=request))
+    def _take_inventory(self, request: RequestId, frame: Frame) -> None:
+        chunks, more = ChunkInfo.page_from_wire(frame.meta.get("chunks")), frame.meta.get("more")
+        if not isinstance(more, bool) or (more and not chunks):
+            raise ProtocolError("an inventory that does not say how it goes on")
+        self.feed(ev.InventoryArrived(request=request, chunks=chunks, more=more))
+
+    def on_chunk(self, link: NodeLink, request: RequestId, info: ChunkInfo | None, is_whole: bool) -> None:
+        if request in self._copies:
+            self._copies.on_chunk(request, info, is_whole)
+        else:
+            self.feed(ev.ChunkArrived(request=request) if is_whole else ev.ChunkDamaged(request=request))
 
     def on_stored(self, link: NodeLink, request: RequestId, crc: int) -> None:
-        self.feed(ev.ChunkStored(request=request, crc=crc))
+        if request in self._copies:
+            self._copies.on_stored(request)
+        else:
+            self.feed(ev.ChunkStored(request=request, crc=crc))
 
     def on_refused(self, link: NodeLink, request: RequestId, reason: str) -> None:
-        self.feed(ev.RequestRefused(request=request, reason=reason))
+        if request in self._copies:
+            self._copies.on_refused(request, reason)
+        else:
+            self.feed(ev.RequestRefused(request=request, reason=reason))
+        if reason == "epoch":
+            self._depose()
 
     def on_link_closed(self, link: NodeLink, reason: str) -> None:
         self._links.pop(link.id, None)
@@ -391,6 +466,7 @@ class ShardDriver:
         self.counters["frames_discarded"] += link.n_discarded
         if reason.startswith("protocol error"):
             self.counters["protocol_errors"] += 1
+        self._copies.on_link_closed(link.id)
         self.feed(ev.LinkClosed(link=link.id))
 
 

@@ -7,17 +7,17 @@ and slice together. asyncio's transports would copy what they cannot send at onc
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
 from infiniray.codec.checksum import checksum
-from infiniray.core.commands import ObjectFacts
 from infiniray.core.ids import LinkId, NodeId, RequestId
 from infiniray.runtime.buffers import ByteArray
 from infiniray.runtime.pacing import Pacer
-from infiniray.wire.describe import ChunkInfo
+from infiniray.wire.describe import ChunkId, ChunkInfo
 from infiniray.wire.frames import SEGMENT_BYTES, Frame, FrameReader, Kind, ProtocolError, pack
 
 __all__ = ["LinkOwner", "NodeLink"]
@@ -27,8 +27,10 @@ _TURN_BYTES = 4 << 20
 #: Frames that a node may send once it is connected.
 _FROM_NODES = {
     Kind.PONG, Kind.BYE, Kind.STORED, Kind.REFUSED, Kind.CHUNK, Kind.DATA, Kind.ABORT, Kind.MISSING, Kind.CANCELLED,
-    Kind.DELETED, Kind.INVENTORY,
+    Kind.DELETED, Kind.INVENTORY, Kind.RETAINED,
 }  # fmt: skip
+#: How requests are answered that are about no chunk's bytes.
+_ANSWERS = {Kind.DELETE: Kind.DELETED, Kind.LIST: Kind.INVENTORY, Kind.RETAIN: Kind.RETAINED}
 
 
 class LinkOwner(Protocol):
@@ -36,7 +38,7 @@ class LinkOwner(Protocol):
 
     def on_frame(self, link: NodeLink, frame: Frame) -> None: ...
 
-    def on_chunk(self, link: NodeLink, request: RequestId, is_whole: bool) -> None: ...
+    def on_chunk(self, link: NodeLink, request: RequestId, info: ChunkInfo | None, is_whole: bool) -> None: ...
 
     def on_stored(self, link: NodeLink, request: RequestId, crc: int) -> None: ...
 
@@ -52,21 +54,25 @@ class _Outgoing:
     request: RequestId
     info: ChunkInfo
     view: memoryview
+    is_copy: bool = False
     sent_bytes: int = 0
     has_begun: bool = False
 
 
 @dataclass(slots=True)
 class _Incoming:
-    """A chunk that was asked for. Bytes are promised a place when their frame begins, and counted when it is whole."""
+    """A chunk that was asked for. Bytes are promised a place when their frame begins, and counted when it is whole.
 
-    index: int
-    facts: ObjectFacts
-    crc: int
+    ``crc`` and ``seq`` are what it must have, None if only what it says of itself counts.
+    """
+
+    chunk: ChunkId
     target: ByteArray
+    crc: int | None
+    seq: int | None
     promised_bytes: int = 0
     received_bytes: int = 0
-    is_described: bool = False
+    info: ChunkInfo | None = None  # what it said of itself
     is_damaged: bool = False
 
 
@@ -97,7 +103,8 @@ class NodeLink:
         self._incoming: dict[int, _Incoming] = {}
         self._control: deque[bytes] = deque()
         self._stores: deque[_Outgoing] = deque()
-        self._deletes: set[RequestId] = set()
+        self._leave: bytes | None = None  # a HOLD that ends the session, behind the chunks that wait
+        self._asked: dict[RequestId, Kind] = {}  # the answers to requests that are about no chunk's bytes
         self._unanswered: dict[RequestId, int] = {}  # CRC of chunks that are sent, or being sent
         self._pending: list[memoryview] = []  # of what is being sent, what the kernel has not taken
         self._is_writing = False
@@ -120,20 +127,45 @@ class NodeLink:
         self._unanswered[request] = 0
         self._pump()
 
+    def store_copy(self, request: RequestId, info: ChunkInfo, chunk: ByteArray) -> None:
+        """Send a chunk that another instance has, described as it is there."""
+        self._stores.append(_Outgoing(request, info, chunk.data, is_copy=True))
+        self._unanswered[request] = info.crc
+        self._pump()
+
     def abort_store(self, request: RequestId) -> None:
         """Stop sending a chunk; nothing is heard of it any more."""
         self._unanswered.pop(request, None)
         self._stop_sending(request)
 
-    def delete(self, request: RequestId, meta: dict[str, object]) -> None:
-        """Have chunks deleted."""
-        self._deletes.add(request)
-        self.send(Kind.DELETE, request, meta)
+    def ask(self, kind: Kind, request: RequestId, meta: dict[str, object]) -> None:
+        """A DELETE, LIST or RETAIN."""
+        self._asked[request] = _ANSWERS[kind]
+        self.send(kind, request, meta)
 
-    def fetch(self, request: RequestId, index: int, facts: ObjectFacts, crc: int, target: ByteArray) -> None:
-        """Ask for a chunk, to be received into ``target``."""
-        self._incoming[request] = _Incoming(index, facts, crc, target)
-        self.send(Kind.FETCH, request, {"chunk_id": [facts.key, facts.version, index]})
+    def hold(self, for_s: float) -> None:
+        """Have the instance stay for so long; 0: leave, once it has the chunks that wait here to be sent."""
+        self._leave = None
+        if for_s or not self._stores:
+            self.send(Kind.HOLD, meta=_hold_meta(for_s))
+        else:
+            self._leave = pack(Kind.HOLD, epoch=self._epoch, meta=_hold_meta(for_s))
+
+    def fetch(
+        self,
+        request: RequestId,
+        chunk: ChunkId,
+        target: ByteArray,
+        *,
+        crc: int | None = None,
+        seq: int | None = None,
+    ) -> None:
+        """Ask for a chunk, to be received into ``target``.
+
+        It must have the checksum and the number; where they are None, whatever it says of itself will do.
+        """
+        self._incoming[request] = _Incoming(chunk, target, crc, seq)
+        self.send(Kind.FETCH, request, {"chunk_id": list(chunk)})
 
     def cancel_fetch(self, request: RequestId) -> None:
         """From now on nothing of this chunk is written to its target."""
@@ -155,6 +187,9 @@ class NodeLink:
         self._incoming.clear()
         self._stores.clear()
         self._pending.clear()
+        self._asked.clear()
+        self._unanswered.clear()
+        self._reader.discard_body()
         self._owner.on_link_closed(self, reason)
 
     # ------------------------------------------------------------ in
@@ -204,8 +239,10 @@ class NodeLink:
         match frame.kind:
             case Kind.CHUNK | Kind.DATA:
                 self._take(frame)
-            case Kind.MISSING | Kind.ABORT | Kind.CANCELLED | Kind.REFUSED | Kind.DELETED:
+            case Kind.MISSING | Kind.ABORT | Kind.CANCELLED | Kind.REFUSED:
                 self._end(frame)
+            case Kind.DELETED | Kind.INVENTORY | Kind.RETAINED:
+                self._answered(frame)
             case Kind.STORED:
                 crc = self._unanswered.pop(RequestId(frame.request), None)
                 if crc is not None:
@@ -218,20 +255,28 @@ class NodeLink:
         request = RequestId(frame.request)
         was_fetch = self._incoming.pop(request, None) is not None
         was_store = self._unanswered.pop(request, None) is not None
-        was_delete = request in self._deletes
-        self._deletes.discard(request)
+        was_asked = self._asked.pop(request, None) is not None
         if was_store:
             self._stop_sending(request)
-        if not (was_fetch or was_store or was_delete):
+        if not (was_fetch or was_store or was_asked):
             self.n_discarded += frame.kind is not Kind.CANCELLED  # the end of one that was cancelled is expected
         elif frame.kind is Kind.REFUSED:
             self._owner.on_refused(self, request, str(frame.meta.get("reason", "")))
         elif frame.kind is Kind.ABORT:
             self._owner.on_refused(self, request, "the node's time ran out")
-        elif was_delete is (frame.kind is Kind.DELETED) and was_store is False:
+        elif was_fetch:
             self._owner.on_frame(self, frame)
         else:
             raise ProtocolError(f"{frame.kind.name} is no answer to what was asked")
+
+    def _answered(self, frame: Frame) -> None:
+        expected = self._asked.pop(RequestId(frame.request), None)
+        if expected is None:
+            self.n_discarded += 1
+        elif frame.kind is not expected:
+            raise ProtocolError(f"{frame.kind.name} where {expected.name} was to come")
+        else:
+            self._owner.on_frame(self, frame)
 
     def _take(self, frame: Frame) -> None:
         incoming = self._incoming.get(frame.request)
@@ -244,26 +289,27 @@ class NodeLink:
         if incoming.received_bytes < len(incoming.target) and not incoming.is_damaged:
             return
         del self._incoming[frame.request]
-        is_whole = not incoming.is_damaged and checksum(incoming.target) == incoming.crc
+        info = incoming.info
+        is_whole = not incoming.is_damaged and info is not None and checksum(incoming.target) == incoming.crc
         if not is_whole:
             self.send(Kind.CANCEL, frame.request)
-        self._owner.on_chunk(self, RequestId(frame.request), is_whole)
+        self._owner.on_chunk(self, RequestId(frame.request), info, is_whole)
 
     @staticmethod
     def _check_description(incoming: _Incoming, frame: Frame) -> None:
         """A chunk says which it is before its bytes come."""
-        if (frame.kind is Kind.CHUNK) == incoming.is_described:
+        if (frame.kind is Kind.CHUNK) == (incoming.info is not None):
             incoming.is_damaged = True  # a second description, or bytes without one
         elif frame.kind is Kind.CHUNK:
-            incoming.is_described = True
-            facts = incoming.facts
             try:
-                info = ChunkInfo.from_wire(frame.meta.get("chunk"))
+                incoming.info = info = ChunkInfo.from_wire(frame.meta.get("chunk"))
             except ProtocolError:
                 incoming.is_damaged = True
                 return
-            asked = (facts.key, facts.version, incoming.index, len(incoming.target))
-            incoming.is_damaged = (info.key, info.version, info.index, info.chunk_bytes) != asked
+            if incoming.crc is None:
+                incoming.crc = info.crc
+            is_asked_for = (info.id, info.chunk_bytes) == (incoming.chunk, len(incoming.target))
+            incoming.is_damaged = not is_asked_for or incoming.seq not in (None, info.seq)
 
     # ------------------------------------------------------------ out
 
@@ -303,6 +349,9 @@ class NodeLink:
                 self._pending.append(segment)
             if outgoing.sent_bytes >= len(outgoing.view):
                 self._stores.popleft()
+        if self._leave is not None and not self._stores:
+            self._pending.append(memoryview(self._leave))
+            self._leave = None
         return bool(self._pending)
 
     def _next_segment(self, outgoing: _Outgoing) -> tuple[bytes, memoryview]:
@@ -311,9 +360,11 @@ class NodeLink:
         if outgoing.has_begun:
             return pack(Kind.DATA, outgoing.request, self._epoch, body_bytes=len(segment)), segment
         outgoing.has_begun = True
-        info = outgoing.info._replace(crc=checksum(outgoing.view))
-        self._unanswered[outgoing.request] = info.crc
-        meta = {"chunk": list(info)}
+        info = outgoing.info
+        if not outgoing.is_copy:
+            info = info._replace(crc=checksum(outgoing.view))
+            self._unanswered[outgoing.request] = info.crc
+        meta: dict[str, object] = {"chunk": list(info), "copy": True} if outgoing.is_copy else {"chunk": list(info)}
         return pack(Kind.STORE, outgoing.request, self._epoch, meta, len(segment)), segment
 
     def _drop_sent(self, n_bytes: int) -> None:
@@ -329,7 +380,9 @@ class NodeLink:
             if outgoing.request == request:
                 self._stores.remove(outgoing)
                 # also if it has not begun: its number would be a gap in what the instance knows of
-                self.send(Kind.ABORT, request, {"seq": outgoing.info.seq})
+                if outgoing.has_begun or not outgoing.is_copy:
+                    self.send(Kind.ABORT, request, {"seq": outgoing.info.seq})
+                self._pump()  # a HOLD may have waited for it
                 return
 
     def _want_writable(self, is_wanted: bool) -> None:
@@ -340,3 +393,7 @@ class NodeLink:
             self._loop.add_writer(self._socket, self._pump)
         else:
             self._loop.remove_writer(self._socket)
+
+
+def _hold_meta(for_s: float) -> dict[str, object]:
+    return {"for_ms": math.ceil(for_s * 1000)}  # 0 means something else than a little

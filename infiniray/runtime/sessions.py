@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from infiniray.core.commands import Invoke
-from infiniray.core.events import InvokeOutcome, InvokeReturned
+from infiniray.core.events import CopyReport, InvokeOutcome, InvokeReturned
+from infiniray.core.ids import InstanceId
 from infiniray.errors import PlatformError, PlatformThrottled
 from infiniray.wire import auth
+from infiniray.wire.describe import SeqSpans
+from infiniray.wire.frames import ProtocolError
 
 __all__ = ["InvokeAnswer", "Invoker", "Sessions"]
 
@@ -45,6 +48,7 @@ class Sessions:
         linger_s: float,
         timeout_s: float,
         report: Callable[[InvokeReturned], None],
+        depose: Callable[[], None],
     ) -> None:
         self.address = ""  # where nodes shall dial; known when the listener listens
         self._invoker = invoker
@@ -53,6 +57,7 @@ class Sessions:
         self._linger_s = linger_s
         self._timeout_s = timeout_s
         self._report = report
+        self._depose = depose
         self._running: set[asyncio.Task[None]] = set()
 
     def begin(self, command: Invoke) -> None:
@@ -61,12 +66,16 @@ class Sessions:
         task.add_done_callback(self._running.discard)
 
     async def _run(self, command: Invoke) -> None:
-        outcome, detail, retry_after_s = InvokeOutcome.OK, "", 0.0
+        outcome, detail, retry_after_s, copy = InvokeOutcome.OK, "", 0.0, None
+        is_stale = False
         try:
             answer = await self._invoker.invoke(command.node, self._payload(command), timeout_s=self._timeout_s)
             if answer.function_error is not None:
                 outcome = InvokeOutcome.FUNCTION_ERROR
                 detail = answer.payload[:300].decode(errors="replace")
+                is_stale = _parse(answer.payload).get("errorType") == "StaleEpoch"
+            elif command.reason == "warm":
+                copy = _copy_report(answer.payload)
         except PlatformThrottled as error:
             outcome, detail, retry_after_s = InvokeOutcome.THROTTLED, str(error), error.retry_after_s
         except PlatformError as error:
@@ -75,9 +84,12 @@ class Sessions:
             outcome, detail = InvokeOutcome.UNREACHABLE, f"{type(error).__name__}: {error}"
         self._report(
             InvokeReturned(
-                node=command.node, session=command.session, outcome=outcome, detail=detail, retry_after_s=retry_after_s
+                node=command.node, session=command.session, outcome=outcome, detail=detail,
+                retry_after_s=retry_after_s, copy=copy,
             )
-        )
+        )  # fmt: skip
+        if is_stale:
+            self._depose()
 
     def _payload(self, command: Invoke) -> bytes:
         proof = auth.invoke_proof(
@@ -103,3 +115,24 @@ class Sessions:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._invoker.close()
+
+
+def _copy_report(payload: bytes) -> CopyReport | None:
+    """What an instance told at the end of a warm-up; None if that makes no sense."""
+    told = _parse(payload)
+    instance = told.get("instance")
+    if not isinstance(instance, str) or not instance:
+        return None
+    try:
+        return CopyReport(instance=InstanceId(instance), spans=SeqSpans.from_wire(told.get("spans")))
+    except ProtocolError:
+        return None
+
+
+def _parse(payload: bytes) -> dict[str, Any]:
+    """A JSON object; empty if it is none."""
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""The driver: executes the commands of one shard on the modelled platform."""
+"""The driver: executes the commands of one incarnation of a shard on the modelled platform."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from infiniray.core.shard import ShardState
 from infiniray.errors import InfiniRayError
 from infiniray.sim.clock import VirtualClock
 from infiniray.sim.platform import Instance, PlatformModel, SimPlatform, Token
-from infiniray.wire.describe import ChunkId
+from infiniray.sim.registry import SimRegistry
+from infiniray.wire.describe import ChunkId, ChunkInfo
 
 __all__ = ["Ending", "SimDriver", "Violation"]
 
+#: From a shard's learning that it is deposed to its end.
+EXIT_S = 0.05
 START_S = 1_600_000_000.0  # expiry is Unix time; any will do
 
 
@@ -55,49 +58,102 @@ class _Operation:
 
 
 class SimDriver:
-    """I run one shard in virtual time. Every command is checked against what may be asked at that moment.
+    """I run one incarnation of a shard in virtual time. Every command is checked against what may be asked then.
 
     ``log`` has (time, event or command) of everything that happened, if it is kept.
+
+    Args:
+        before: the incarnation before this one, on whose platform and clock this one goes on.
     """
 
-    def __init__(self, state: ShardState, model: PlatformModel | None = None, *, keeps_log: bool = False) -> None:
+    def __init__(
+        self,
+        state: ShardState,
+        model: PlatformModel | None = None,
+        *,
+        keeps_log: bool = False,
+        before: SimDriver | None = None,
+    ) -> None:
         self.state = state
-        self.clock = VirtualClock(START_S)
-        limits_bytes = {node.id: node.capacity_bytes for node in state.nodes.values()}
-        self.platform = SimPlatform(self.clock, model or PlatformModel(), limits_bytes, self.feed)
+        self.epoch = state.context.epoch
+        self.is_dead = False
+        if before is None:
+            self.clock = VirtualClock(START_S)
+            limits_bytes = {node.id: node.capacity_bytes for node in state.nodes.values()}
+            self.platform = SimPlatform(self.clock, model or PlatformModel(), limits_bytes)
+            self.registry = SimRegistry()
+            self.log: list[tuple[float, Any]] | None = [] if keeps_log else None
+            self._op_ids = itertools.count(1)
+        else:
+            self.clock, self.platform, self.registry = before.clock, before.platform, before.registry
+            self.log, self._op_ids = before.log, before._op_ids
         #: of operations that ended and that nobody has asked for since
         self.endings: dict[OpId, Ending] = {}
         self.n_events = 0
-        self.log: list[tuple[float, Any]] | None = [] if keeps_log else None
         #: so many of the next codec runs fail
         self.codec_failures = 0
+        #: so many of the next backups get no slot
+        self.slots_denied = 0
+        #: called when the shard has its table back
+        self.on_recovered: Callable[[], None] | None = None
+        self.n_slots_out = 0
         self._links: set[LinkId] = set()  # as far as the shard knows
         self._operations: dict[OpId, _Operation] = {}
         self._running: set[OpId] = set()
-        self._requests: set[RequestId] = set()  # STOREs and FETCHes, until they are answered or cancelled
+        self._requests: set[RequestId] = set()  # STOREs, FETCHes and copies, until they are answered or cancelled
         self._timers: dict[Timer, int] = {}
         self._timer_ids = itertools.count(1)
-        self._op_ids = itertools.count(1)
         self._events: deque[ev.Event] = deque()
         self._is_feeding = False
         self._execute: dict[type, Callable[[Any], None]] = {
-            cmd.Invoke: lambda c: self.platform.invoke(c.node, c.session),
+            cmd.Invoke: lambda c: self.platform.invoke(c.node, c.session, c.reason, self),
             cmd.Ping: self._ping,
+            cmd.Hold: self._hold,
             cmd.StoreChunk: self._store,
             cmd.AbortStore: lambda c: self._requests.discard(c.request),
             cmd.FetchChunk: self._fetch,
             cmd.CancelFetch: lambda c: self._requests.discard(c.request),
             cmd.DeleteChunks: self._delete,
+            cmd.Retain: self._retain,
+            cmd.ListChunks: self._list,
+            cmd.CopyChunk: self._copy,
+            cmd.CancelCopy: lambda c: self._requests.discard(c.request),
             cmd.CloseLink: self._close,
+            cmd.RegisterCopy: self._register,
+            cmd.AcquireSlot: self._acquire_slot,
+            cmd.ReleaseSlot: self._release_slot,
             cmd.Encode: self._encode,
             cmd.Decode: self._decode,
             cmd.Complete: self._complete,
             cmd.Fail: lambda c: self._end(c.op, Ending(self.clock.now_s, error=c.error)),
+            cmd.OpenBuffers: self._open,
             cmd.ShareBuffers: self._share,
             cmd.Release: self._release,
             cmd.SetTimer: self._set_timer,
             cmd.CancelTimer: self._cancel_timer,
         }
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Begin, with what is on record."""
+        self.registry.raise_epoch(self.epoch)
+        self.feed(ev.Started(registered=tuple(sorted(self.registry.copies.items()))))
+
+    def crash(self) -> list[OpId]:
+        """Die: connections break, timers and operations are no more. The operations that nobody will answer."""
+        self.is_dead = True
+        self.platform.drop_port(self)
+        lost = list(self._running)
+        self._running.clear()
+        return lost
+
+    def _exit(self) -> None:
+        self.crash()
+
+    def report(self, event: ev.Event) -> None:
+        """What the platform has to tell."""
+        self.feed(event)
 
     # ------------------------------------------------------------ clients
 
@@ -122,9 +178,9 @@ class SimDriver:
         self.feed(ev.GetRequested(op=op, key=key, deadline_s=self.clock.now_s + timeout_s))
         return op
 
-    def delete(self, key: str) -> OpId:
+    def delete(self, key: str, *, timeout_s: float = 30.0) -> OpId:
         op = self._new_op()
-        self.feed(ev.DeleteRequested(op=op, key=key))
+        self.feed(ev.DeleteRequested(op=op, key=key, deadline_s=self.clock.now_s + timeout_s))
         return op
 
     def touch(self, key: str, ttl_s: float | None) -> OpId:
@@ -174,6 +230,8 @@ class SimDriver:
     # ------------------------------------------------------------ events and commands
 
     def feed(self, event: ev.Event) -> None:
+        if self.is_dead:
+            return
         self._events.append(event)
         if self._is_feeding:
             return
@@ -187,9 +245,15 @@ class SimDriver:
                     self._links.add(event.link)
                 elif isinstance(event, ev.LinkClosed):
                     self._links.discard(event.link)
-                for command in self.state.handle(event, self.clock.now_s):
+                was_recovering, was_deposed = self.state.is_recovering, self.state.is_deposed
+                commands = self.state.handle(event, self.clock.now_s)
+                if was_recovering and not self.state.is_recovering and self.on_recovered is not None:
+                    self.on_recovered()
+                for command in commands:
                     self._note(command)
                     self._execute[type(command)](command)
+                if self.state.is_deposed and not was_deposed:
+                    self.clock.after(EXIT_S, self._exit)  # a shard that is told so ends
         finally:
             self._is_feeding = False
 
@@ -212,7 +276,10 @@ class SimDriver:
 
     # ------------------------------------------------------------ nodes
 
-    def _check_link(self, command: cmd.Ping | cmd.StoreChunk | cmd.FetchChunk | cmd.DeleteChunks) -> None:
+    def _check_link(
+        self,
+        command: cmd.Ping | cmd.Hold | cmd.StoreChunk | cmd.FetchChunk | cmd.DeleteChunks | cmd.Retain | cmd.ListChunks,
+    ) -> None:
         if command.link not in self._links:
             raise Violation(f"sent over a connection that is closed: {command}")
 
@@ -230,6 +297,15 @@ class SimDriver:
 
         self.platform.send(command.link, 0, pong)
 
+    def _hold(self, command: cmd.Hold) -> None:
+        self._check_link(command)
+
+        def hold(instance: Instance) -> None:
+            instance.held_until_s = self.clock.now_s + command.for_s
+            instance.is_let_go = command.for_s == 0
+
+        self.platform.send(command.link, 0, hold)
+
     def _store(self, command: cmd.StoreChunk) -> None:
         self._check_link(command)
         facts, request, operation = command.facts, command.request, self._held(command)
@@ -245,13 +321,17 @@ class SimDriver:
                 instance.spans.add(command.seq)  # seen, and there is nothing to have of it
                 return
             done: ev.Event
-            chunk = ChunkId(facts.key, facts.version, command.index)
-            if instance.keep(chunk, token, n_bytes):
+            info = ChunkInfo(
+                key=facts.key, version=facts.version, index=command.index, seq=command.seq, scheme=str(facts.scheme),
+                object_bytes=facts.size_bytes, chunk_bytes=n_bytes, crc=_crc(token), expires_s=facts.expires_s,
+                head=facts.head,
+            )  # fmt: skip
+            if instance.keep(info, token):
                 instance.spans.add(command.seq)
-                done = ev.ChunkStored(request=request, crc=_crc(token))
+                done = ev.ChunkStored(request=request, crc=info.crc)
             else:
                 done = ev.RequestRefused(request=request, reason="full")
-                if chunk not in instance.chunks:  # else it is sent again, its STORED was lost with a connection
+                if info.id not in instance.chunks:  # else it is sent again, its STORED was lost with a connection
                     self.platform.full.add(instance.node)
             self.platform.answer(instance, 0, lambda: self._answered(request, done))
 
@@ -280,7 +360,7 @@ class SimDriver:
             if kept is None:
                 self.platform.answer(instance, 0, lambda: self._answered(request, ev.ChunkMissing(request=request)))
                 return
-            token, n_bytes = kept
+            token, n_bytes = kept.token, kept.info.chunk_bytes
             if instance.is_corrupt:
                 token = (*token[:3], "damaged")
             self.platform.answer(instance, n_bytes, lambda: arrive(token))
@@ -298,12 +378,100 @@ class SimDriver:
 
         self.platform.send(command.link, 0, delete)
 
+    def _retain(self, command: cmd.Retain) -> None:
+        self._check_link(command)
+
+        def retain(instance: Instance) -> None:
+            instance.retain(command.first, command.last, set(command.keep))
+            for first, last in command.seen:
+                instance.spans.add(first, last)
+            self.platform.answer(instance, 0, lambda: ev.Retained(request=command.request))
+
+        self.platform.send(command.link, 0, retain)
+
+    def _list(self, command: cmd.ListChunks) -> None:
+        self._check_link(command)
+
+        def tell(instance: Instance) -> None:
+            infos = sorted(kept.info for chunk, kept in instance.chunks.items() if _is_after(chunk, command.after))
+            page = tuple(infos[: command.limit])
+            inventory = ev.InventoryArrived(request=command.request, chunks=page, more=len(infos) > command.limit)
+            self.platform.answer(instance, 0, lambda: inventory)
+
+        self.platform.send(command.link, 0, tell)
+
+    def _copy(self, command: cmd.CopyChunk) -> None:
+        """As runtime/copies.py: the chunk is fetched whole, and then stored. Ends even if a connection does."""
+        request, chunk = command.request, command.chunk
+        self._requests.add(request)
+
+        def watch() -> None:
+            if request in self._requests:
+                if self.platform.is_open(command.source) and self.platform.is_open(command.target):
+                    self.clock.after(0.05, watch)
+                else:
+                    fail("a connection closed", is_missing=False)
+
+        def fail(detail: str, *, is_missing: bool) -> None:
+            answer = self._answered(request, ev.CopyFailed(request=request, is_missing=is_missing, detail=detail))
+            if answer is not None:
+                self.feed(answer)
+
+        def fetch(instance: Instance) -> None:
+            kept = instance.chunks.get(chunk)
+            if kept is None or kept.info.seq != command.seq or instance.is_corrupt:
+                self.platform.answer(instance, 0, lambda: fail("it is not there", is_missing=True))
+                return
+
+            def bring(info: ChunkInfo = kept.info, token: Token = kept.token) -> None:
+                if request in self._requests:
+                    self.platform.send(command.target, info.chunk_bytes, lambda target: store(target, info, token))
+
+            self.platform.answer(instance, kept.info.chunk_bytes, bring)
+
+        def store(target: Instance, info: ChunkInfo, token: Token) -> None:
+            if request not in self._requests:
+                return
+            if target.keep(info, token):
+                target.spans.add(info.seq)
+                self.platform.answer(target, 0, lambda: self._answered(request, ev.ChunkCopied(request=request)))
+            else:
+                self.platform.answer(target, 0, lambda: fail("full", is_missing=False))
+
+        self.platform.send(command.source, 0, fetch)
+        watch()
+
     def _answered(self, request: RequestId, answer: ev.Event) -> ev.Event | None:
         """The answer, unless the request was cancelled while it was on its way."""
         if request not in self._requests:
             return None
         self._requests.remove(request)
         return answer
+
+    # ------------------------------------------------------------ the rest of the cache
+
+    def _register(self, command: cmd.RegisterCopy) -> None:
+        def write() -> None:
+            if self.is_dead:
+                return
+            if self.registry.register(self.epoch, command.node, command.instance):
+                self.feed(ev.CopyRegistered(node=command.node, instance=command.instance))
+            else:
+                self.feed(ev.Deposed())
+
+        self.clock.after(self.platform.model.registry_s, write)
+
+    def _acquire_slot(self, command: cmd.AcquireSlot) -> None:
+        granted = self.slots_denied == 0
+        self.slots_denied -= not granted
+        self.n_slots_out += granted
+        answer = ev.SlotAnswered(node=command.node, granted=granted)
+        self.clock.after(self.platform.model.network_s, lambda: self.feed(answer))
+
+    def _release_slot(self, command: cmd.ReleaseSlot) -> None:
+        self.n_slots_out -= 1
+        if self.n_slots_out < 0:
+            raise Violation(f"a slot was given back twice: {command}")
 
     # ------------------------------------------------------------ codec and clients
 
@@ -367,6 +535,11 @@ class SimDriver:
         self._running.remove(op)
         self.endings[op] = ending
 
+    def _open(self, command: cmd.OpenBuffers) -> None:
+        if command.op in self._operations:
+            raise Violation(f"operation {command.op} has buffers already")
+        self._operations[command.op] = _Operation()
+
     def _share(self, command: cmd.ShareBuffers) -> None:
         source = self._operations[command.source]
         if source.value is None:
@@ -381,3 +554,7 @@ class SimDriver:
 
 def _crc(token: Token) -> int:
     return zlib.crc32(repr(token).encode())
+
+
+def _is_after(chunk: ChunkId, after: ChunkId | None) -> bool:
+    return after is None or chunk > after

@@ -16,23 +16,28 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from infiniray.codec.schemes import SchemePolicy
+from infiniray.codec.schemes import Scheme, SchemePolicy
 from infiniray.core.connection import Activity
-from infiniray.core.ids import NodeId, OpId
-from infiniray.core.policy import Hedge, Policy, footprint_bytes
+from infiniray.core.ids import InstanceId, NodeId, OpId
+from infiniray.core.operation import Timing
+from infiniray.core.policy import Hedge, Policy, RepairMode, Warm, footprint_bytes
 from infiniray.core.shard import Counters, ShardState
 from infiniray.errors import (
     DeadlineExceeded,
     InfiniRayError,
     KeyNotFound,
     ObjectLost,
+    ObjectReplaced,
     Overloaded,
     PoolFull,
     SchemeError,
+    ShardRecovering,
+    StaleEpoch,
     WriteFailed,
 )
 from infiniray.sim.driver import Ending, SimDriver, Violation
 from infiniray.sim.platform import Instance, PlatformModel
+from infiniray.wire.describe import ChunkId
 
 __all__ = ["ScheduleResult", "run_schedule"]
 
@@ -42,9 +47,15 @@ _QUICK_S = 2.0
 _KEYS = [f"k{i}" for i in range(12)]
 #: Operations that wait have ended so long after the platform has recovered and slow instances have caught up.
 _RECOVERY_S = 10.0
+#: A shard that has run for so long has ended the sessions that its recovery began.
+_SETTLED_S = 5.0
+#: Everything has ended after this: operations, repairs, backups.
+_REST_S = 60.0
 #: Keys that are given expiries; a miss of another one has to have another reason.
 _MORTAL = _KEYS[:3]
-_MAY_FAIL_WRITES = (DeadlineExceeded, PoolFull, WriteFailed, Overloaded)
+_MAY_FAIL_WRITES = (DeadlineExceeded, PoolFull, WriteFailed, Overloaded, ShardRecovering, StaleEpoch)
+#: Refused before anything was done. Any other failure leaves open whether the write took, or will take, effect.
+_REFUSALS = (Overloaded, ShardRecovering)
 
 
 @dataclass(slots=True)
@@ -101,6 +112,7 @@ class ScheduleResult:
     misses: int = 0
     resets: int = 0
     failures: int = 0
+    recoveries: int = 0
     counters: Counters = field(default_factory=Counters)
     story: list[str] = field(default_factory=list)
 
@@ -117,8 +129,21 @@ class _Schedule:
             connect_timeout_s=1.0,
             stall_s=1.0 if luck_is_bad else 10 * _QUICK_S,  # what is lost has to be missed at once, not when it stalls
             max_in_flight=self.random.choice([256, 256, 4]),
+            warm=self.random.choice(list(Warm)),
+            warm_interval_s=self.random.choice([2.0, 20.0]),
+            backup_interval_s=self.random.choice([0.0, 3.0, 30.0]) if luck_is_bad else 0.0,
+            backup_max_age_s=self.random.choice([5.0, 90.0]),
+            backup_burst_bytes=self.random.choice([1 << 20, 150 << 20]),
+            backup_window_bytes=self.random.choice([1, 32 << 20]),
+            backup_retry_s=1.0,
+            backup_timeout_s=5.0,
+            repair=self.random.choice([RepairMode.ALWAYS, RepairMode.ALWAYS, RepairMode.READS, RepairMode.NONE]),
+            repair_bytes_per_s=self.random.choice([1e6, 1e9]),
+            repair_burst_bytes=self.random.choice([1e6, 1e9]),
+            recovery_timeout_s=5.0,
             seed=seed,
         )
+        self.policy = policy
         sizes_bytes = self.random.choice([[3 << 20, 8 << 20], [1_200_000, 3 << 20]])
         nodes = {NodeId(f"n{i}"): self.random.choice(sizes_bytes) for i in range(10)}
         self.state = ShardState(shard="s", epoch=1, nodes=nodes, policy=policy)
@@ -126,9 +151,17 @@ class _Schedule:
             cold_start_s=self.random.choice([0.05, 0.3]),
             linger_s=self.random.choice([0.002, 0.05]),
             any_instance_seed=self.random.choice([None, seed]),
+            function_timeout_s=40.0,
             codec_bytes_per_s=self.random.choice([10e9, 50e6]),
         )
         self.driver = SimDriver(self.state, model, keeps_log=keeps_story)
+        self.driver.start()
+        #: former incarnations that still work
+        self.former: list[SimDriver] = []
+        self.n_given_up_by_former = 0
+        self.started_s = self.started_before_s = 0.0
+        self.on_record: dict[NodeId, InstanceId] = {}
+        self.slowed: set[NodeId] = set()
         self.keys = {key: _Key() for key in _KEYS}
         self.reads: dict[OpId, _Read] = {}
         self.deadlines: dict[OpId, float] = {}
@@ -149,7 +182,8 @@ class _Schedule:
         ]  # fmt: skip
         bad_luck: list[tuple[Callable[[], None], int]] = [
             (self._reclaim_one, 6), (self._reclaim_some, 2), (self._hang, 2), (self._slow, 2), (self._corrupt, 1),
-            (self._throttle, 2), (self._fail_codec, 1), (self._recover, 3),
+            (self._throttle, 2), (self._fail_codec, 1), (self._recover, 3), (self._crash, 1), (self._succeed, 1),
+            (self._deny_slot, 1),
         ]  # fmt: skip
         actions, weights = zip(*use, *([] if self.result.is_lucky else bad_luck), strict=True)
         for _ in range(self.result.n_steps):
@@ -197,8 +231,11 @@ class _Schedule:
     def _delete(self) -> None:
         key = self.random.choice(_KEYS)
         now_s = self.driver.clock.now_s
-        self.driver.finish(self.driver.delete(key))
-        self.keys[key].writes.append(_Write(None, now_s, now_s))
+        write = _Write(None, now_s)
+        self.keys[key].writes.append(write)
+        op = self.driver.delete(key, timeout_s=_TIMEOUT_S)
+        self.keys[key].writing[op] = write
+        self.deadlines[op] = now_s + self._limit_s()
 
     def _touch(self) -> None:
         key = self.random.choice(_KEYS)
@@ -207,7 +244,7 @@ class _Schedule:
         self.keys[key].may_expire |= ttl_s is not None
 
     def _walk_away(self) -> None:
-        """A caller stops waiting. If that was for a write, nothing of it is kept."""
+        """A caller stops waiting. If that was for a write, it may take effect or not."""
         running = [op for op in self.deadlines if op not in self.driver.endings]
         if not running:
             return
@@ -216,8 +253,7 @@ class _Schedule:
         del self.deadlines[op]
         self.reads.pop(op, None)
         for record in self.keys.values():
-            if op in record.writing:
-                record.writes.remove(record.writing.pop(op))
+            record.writing.pop(op, None)
 
     # ------------------------------------------------------------ bad luck
 
@@ -244,6 +280,7 @@ class _Schedule:
         instance = self._some_instance()
         if instance is not None:
             instance.slowness = self.random.choice([1.0, 5.0, 100.0])
+            self.slowed.add(instance.node)
 
     def _corrupt(self) -> None:
         instance = self._some_instance()
@@ -276,6 +313,36 @@ class _Schedule:
     def _throttle(self) -> None:
         self.driver.platform.throttle_next = self.random.choice([0, 1, 3, 10])
 
+    def _deny_slot(self) -> None:
+        self.driver.slots_denied = self.random.choice([0, 1, 5])
+
+    def _crash(self) -> None:
+        """The shard dies, and is restarted after a while."""
+        for op in self.driver.crash():
+            self.deadlines.pop(op, None)
+            self.reads.pop(op, None)
+            for record in self.keys.values():
+                record.writing.pop(op, None)
+        self.driver.clock.run(self.driver.clock.now_s + self.random.choice([0.0, 0.1, 2.0]))
+        self._replace_shard()
+
+    def _succeed(self) -> None:
+        """The shard is restarted although it has not died: for a while there are two."""
+        self.former.append(self.driver)
+        self._replace_shard()
+
+    def _replace_shard(self) -> None:
+        self.n_given_up_by_former += self._n_given_up_by(self.state) + 1
+        nodes = {node.id: node.capacity_bytes for node in self.state.nodes.values()}
+        epoch = self.state.context.epoch + 1
+        self.state = ShardState(shard="s", epoch=epoch, nodes=nodes, policy=self.policy)
+        self.driver = SimDriver(self.state, before=self.driver)
+        self.on_record = dict(self.driver.registry.copies)
+        self.started_before_s, self.started_s = self.started_s, self.driver.clock.now_s
+        driver = self.driver
+        driver.on_recovered = lambda: self._check_recovery() if driver is self.driver else None
+        self.driver.start()
+
     # ------------------------------------------------------------ promises
 
     def _check(self) -> None:
@@ -287,14 +354,35 @@ class _Schedule:
                 raise Violation(f"operation {op} has not ended by its deadline: {self.state.operations.get(op)}")
         self.n_given_up_before = self._n_given_up()
 
+    def _check_recovery(self) -> None:
+        """When the shard has its table back, that has everything of which k chunks are on record."""
+        self.result.recoveries += 1
+        if any(not driver.state.is_deposed for driver in self.former):
+            return  # it may keep copies busy that would answer otherwise
+        if self.started_s < self.started_before_s + _SETTLED_S:
+            return  # so may sessions that the one before had begun
+        found: dict[ChunkId, dict[int, Scheme]] = {}
+        for node in self.state.nodes.values():
+            for instance in self.driver.platform.instances.get(node.id, ()):
+                if instance.id == self.on_record.get(node.id) and not instance.is_hung and node.id not in self.slowed:
+                    for chunk, kept in instance.chunks.items():
+                        versions = found.setdefault(ChunkId(chunk.key, chunk.version, 0), {})
+                        versions[chunk.index] = Scheme.parse(kept.info.scheme)
+        for (key, version, _), chunks in found.items():
+            scheme = next(iter(chunks.values()))
+            record = self.state.table.find(key)
+            if len(chunks) >= scheme.k and (record is None or record.facts.version < version) and (key not in _MORTAL):
+                raise Violation(f"{key!r} v{version} has chunks {sorted(chunks)} on record, but was not recovered")
+
     def _check_endings(self) -> None:
-        for key, record in self.keys.items():
-            for op in [op for op in record.writing if op in self.driver.endings]:
+        for driver in (self.driver, *self.former):
+            for key, record in self.keys.items():
+                for op in [op for op in record.writing if op in driver.endings]:
+                    del self.deadlines[op]
+                    self._written(key, record.writing.pop(op), driver.endings.pop(op))
+            for op in [op for op in self.reads if op in driver.endings]:
                 del self.deadlines[op]
-                self._written(key, record.writing.pop(op), self.driver.endings.pop(op))
-        for op in [op for op in self.reads if op in self.driver.endings]:
-            del self.deadlines[op]
-            self._read(self.reads.pop(op), self.driver.endings.pop(op))
+                self._read(self.reads.pop(op), driver.endings.pop(op))
         oldest_s = min((read.began_s for read in self.reads.values()), default=self.driver.clock.now_s)
         for record in self.keys.values():
             record.forget_old(oldest_s)
@@ -303,11 +391,13 @@ class _Schedule:
         if ending.error is None:
             write.ended_s = ending.at_s
             write.n_given_up = self.n_given_up_before
-            self._check_stored(key, write)
+            if write.value is not None:
+                self._check_stored(key, write)
             return
         if not isinstance(ending.error, (PoolFull, Overloaded) if self.result.is_lucky else _MAY_FAIL_WRITES):
-            raise Violation(f"a PUT failed with {ending.error!r}")
-        self.keys[key].writes.remove(write)  # nothing of it is kept
+            raise Violation(f"a write failed with {ending.error!r}")
+        if isinstance(ending.error, _REFUSALS):
+            self.keys[key].writes.remove(write)  # nothing of it is kept
         self.result.failures += 1
 
     def _check_stored(self, key: str, write: _Write) -> None:
@@ -336,7 +426,9 @@ class _Schedule:
             case KeyNotFound():
                 self._check_miss(read.key, allowed)
                 self.result.misses += 1
-            case Overloaded():
+            case Overloaded() | ShardRecovering() | ObjectReplaced():
+                self.result.failures += 1
+            case StaleEpoch() if not self.result.is_lucky:
                 self.result.failures += 1
             case DeadlineExceeded() | SchemeError() if not self.is_healed and not self.result.is_lucky:
                 self.result.failures += 1
@@ -353,10 +445,14 @@ class _Schedule:
 
     def _n_given_up(self) -> int:
         """Objects that went without anybody asking for it: not known which."""
-        return self.state.counters.evictions + self.state.counters.resets
+        return self.n_given_up_by_former + self._n_given_up_by(self.state)
+
+    @staticmethod
+    def _n_given_up_by(state: ShardState) -> int:
+        return state.counters.evictions + state.counters.resets
 
     def _check_lost(self, read: _Read, have: int, need: int) -> None:
-        """A reset needs more than r chunks gone. Nodes that were damaged, or had two instances at once, may count
+        """A reset needs more than r chunks gone. Nodes that were damaged, or have several instances now, may count
         as gone: which copy the shard talked to is not known here."""
         if have >= need or self.result.is_lucky:
             raise Violation(f"{read.key!r} is called lost with {have} of {need} chunks")
@@ -364,7 +460,10 @@ class _Schedule:
         there = {
             chunk.index
             for instance in platform.alive()
-            if instance.node not in platform.crowded and instance.node not in self.damaged
+            if len(platform.instances[instance.node]) == 1
+            and instance.node not in self.damaged
+            and platform.reclaimed_s.get(instance.node, 0.0) < read.began_s
+            and not instance.is_hung
             for chunk in instance.chunks
             if (chunk.key, chunk.version) == (read.key, read.version) and read.places[chunk.index] == instance.node
         }
@@ -379,7 +478,7 @@ class _Schedule:
 
     def _check_places(self) -> None:
         for record in self.state.table:
-            places = [place.node for place in record.places]
+            places = [place.node for _, place in record.placed()]
             if len(set(places)) != len(places):
                 raise Violation(f"chunks of {record.facts.key!r} share a node: {places}")
         for instance in self.driver.platform.alive():
@@ -397,8 +496,9 @@ class _Schedule:
         self.is_healed = True
         for key in _KEYS:
             self._get_key(key)
-            self.driver.clock.run(self.driver.clock.now_s + _TIMEOUT_S)
-            self._check()
+            while self.deadlines:
+                self.driver.clock.run(self.driver.clock.now_s + 0.25)
+                self._check()
 
     def _check_nodes(self) -> None:
         """What is on nodes is what the table says, or about to be deleted; nobody was sent more than fits. Of nodes
@@ -408,17 +508,22 @@ class _Schedule:
             raise Violation(f"second instances were started of {sorted(platform.crowded)}")
         if platform.full - platform.crowded:
             raise Violation(f"more was sent to {sorted(platform.full - platform.crowded)} than they have room for")
-        wanted = {(node.id, chunk) for node in self.state.nodes.values() for chunk in node.garbage}
+        for node in self.state.nodes.values():
+            if not node.is_registered:
+                continue
+            known = {*node.custody.holdings, *node.custody.garbage}
+            for instance in platform.instances.get(node.id, ()):
+                left = [chunk for chunk in instance.chunks if chunk not in known]
+                if left and instance.id == node.custody.registered:
+                    raise Violation(f"left over on {node.id}: {left}")
         for record in self.state.table:
-            wanted |= {(place.node, record.chunk_id(index)) for index, place in enumerate(record.places)}
-        for instance in platform.alive():
-            left = [chunk for chunk in instance.chunks if (instance.node, chunk) not in wanted]
-            if left and instance.node not in platform.crowded:
-                raise Violation(f"left over on {instance.node}: {left}")
+            for index, place in record.placed():
+                if record.chunk_id(index) not in self.state.nodes[place.node].custody.holdings:
+                    raise Violation(f"chunk {index} of {record.facts.key!r} is not in the books of {place.node}")
 
     def _come_to_rest(self) -> None:
         """Let everything end; then nothing is open, and the memory in use is that of the objects."""
-        self.driver.clock.run(self.driver.clock.now_s + 200.0)
+        self.driver.clock.run(self.driver.clock.now_s + _REST_S)
         self._check()
         if self.state.operations or self.driver.open_operations:
             raise Violation(f"left open: {self.state.operations}, {self.driver.open_operations}")
@@ -427,19 +532,29 @@ class _Schedule:
         unsettled = {node.id: n for node in self.state.nodes.values() if (n := node.n_unsettled)}
         if unsettled:
             raise Violation(f"requests were left with nodes: {unsettled}")
-        timers = [timer for timer in self.driver.timers if timer[0] != "sweep"]
-        awake = [node for node in self.state.nodes.values() if node.activity is not Activity.SLEEPING]
-        if timers or awake:
-            raise Violation(f"left set: {timers}; left awake: {awake}")
+        timers = [timer for timer in self.driver.timers if timer[0] in {timing.value for timing in Timing}]
+        if timers:
+            raise Violation(f"left set: {timers}")
+        self._see_all_asleep()
         used = dict.fromkeys(self.state.nodes, 0)
         for record in self.state.table:
-            for index, place in enumerate(record.places):
+            for index, place in record.placed():
                 used[place.node] += footprint_bytes(record.chunk_bytes(index))
         accounted = {node.id: node.used_bytes for node in self.state.nodes.values()}
         if any(node.in_flight_bytes for node in self.state.nodes.values()):
             raise Violation(f"memory is called in flight: {self.state.nodes}")
         if used != accounted:
             raise Violation(f"memory in use {accounted} is not that of the objects {used}")
+
+    def _see_all_asleep(self) -> None:
+        """Nodes are kept warm and backed up, but between these they sleep, every one."""
+        never_asleep = set(self.state.nodes)
+        for _ in range(300):
+            never_asleep -= {n.id for n in self.state.nodes.values() if n.activity is Activity.SLEEPING}
+            if not never_asleep:
+                return
+            self.driver.clock.run(self.driver.clock.now_s + 0.1)
+        raise Violation(f"left awake: {[self.state.nodes[node] for node in sorted(never_asleep)]}")
 
 
 def run_schedule(seed: int, n_steps: int = 150, *, keeps_story: bool = False) -> ScheduleResult:

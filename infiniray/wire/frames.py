@@ -58,12 +58,14 @@ class Kind(enum.IntEnum):
     PING = 10  # shard
     PONG = 11  # node: session; also sent unasked when a session starts on a kept connection
     BYE = 12  # node: session; nothing more is read until the next session
+    HOLD = 13  # shard: for_ms; stay in the session so long, work or no work; 0: leave when all before this is done
     # requests, each numbered by the shard
-    STORE = 20  # shard: chunk; body: first segment
+    STORE = 20  # shard: chunk, copy (true: its number counts as seen only if it is stored); body: first segment
     FETCH = 21  # shard: chunk_id
     CANCEL = 22  # shard: the FETCH of this number is no longer wanted
     DELETE = 23  # shard: seq, chunk_ids
     LIST = 24  # shard: after (a chunk_id or null), limit
+    RETAIN = 25  # shard: first, last, keep (numbers, each as the distance from the one before), seen (spans)
     # answers
     STORED = 30  # node
     REFUSED = 31  # node: reason, limit_bytes, used_bytes
@@ -72,6 +74,7 @@ class Kind(enum.IntEnum):
     CANCELLED = 34  # node: ends a FETCH that was cancelled before its last segment
     DELETED = 35  # node
     INVENTORY = 36  # node: chunks, more
+    RETAINED = 37  # node
     # both ways
     DATA = 40  # body: the next segment of the STORE or CHUNK of this number
     ABORT = 41  # seq, from a shard; the STORE or CHUNK of this number ends here, incomplete, or does not begin

@@ -27,6 +27,11 @@ FIELDS = {
     "seen": 1,
     "current": 2,
     "function": "node-1",
+    "entry": "lambda.request",
+    "file": "prices.yaml",
+    "line": 3,
+    "advice": "do that",
+    "action": "iam:CreateRole",
 }
 CLASSES = [getattr(errors, name) for name in errors.__all__]
 

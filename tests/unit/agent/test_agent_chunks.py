@@ -290,12 +290,88 @@ def test_the_number_of_a_store_that_never_began_is_seen(agent: Agent, shard: Sha
     end(shard, result)
 
 
+def test_the_number_of_a_copy_that_came_to_nothing_is_not_seen(
+    shard: ShardPeer, result: Future[dict[str, Any]]
+) -> None:
+    """Another instance has that chunk: this one must not claim to have had it."""
+    body = b"x" * (2 * SEGMENT_BYTES)
+    copy = {"copy": True}
+    shard.send(Kind.STORE, 1, {"chunk": chunk_info("a", body, seq=1), **copy}, body[:SEGMENT_BYTES])
+    shard.send(Kind.ABORT, 1, {"seq": 1})
+    huge = b"x" * (65 * MIB)
+    shard.send(Kind.STORE, 2, {"chunk": chunk_info("b", huge, seq=2), **copy}, huge[:SEGMENT_BYTES])
+    assert shard.expect(Kind.REFUSED, 2).meta["reason"] == "full"
+    shard.ping()
+    assert store_of().spans.to_wire() == []
+    shard.send(Kind.STORE, 3, {"chunk": chunk_info("c", b"3", seq=3), **copy}, b"3")
+    shard.expect(Kind.STORED, 3)
+    assert store_of().spans.to_wire() == [[3, 3]]
+    assert store_of().used_bytes == cost_bytes(1)
+
+
 def test_recency_is_kept(shard: ShardPeer, result: Future[dict[str, Any]]) -> None:
     infos = [chunk_info(key, b"1", seq=i + 1) for i, key in enumerate("abc")]
     for i, info in enumerate(infos):
         shard.store(i, info, b"1")
     shard.fetch(9, infos[0].id)
     assert [chunk_id.key for chunk_id in store_of().recency()] == ["b", "c", "a"]
+
+
+# ---------------------------------------------------------------- retaining
+
+
+def retain(
+    shard: ShardPeer, request: int, first: int, last: int, keep: list[int], seen: Any = (), epoch: int = -1
+) -> None:
+    distances = [seq - before for before, seq in zip([0, *keep], keep, strict=False)]
+    meta = {"first": first, "last": last, "keep": distances, "seen": list(seen)}
+    shard.send(Kind.RETAIN, request, meta, epoch=epoch)
+
+
+def test_what_is_not_to_be_kept_is_dropped(shard: ShardPeer, result: Future[dict[str, Any]]) -> None:
+    infos = {seq: chunk_info(f"k{seq}", b"1", seq=seq) for seq in (3, 5, 6, 7, 8, 9, 12)}
+    for seq, info in infos.items():
+        shard.store(seq, info, b"1")
+    body = b"x" * (2 * SEGMENT_BYTES)
+    shard.send_store(50, chunk_info("under way", body, seq=10), body, n_segments=1)
+    retain(shard, 51, 5, 11, [6, 8, 11], seen=[(1, 4), (20, 30)])
+    shard.expect(Kind.RETAINED, 51)
+    assert [chunk_id.key for chunk_id in store_of().recency()] == ["k3", "k6", "k8", "k12"]
+    assert store_of().spans.to_wire() == [[1, 9], [12, 12], [20, 30]]
+    shard.send(Kind.DATA, 50, body=body[SEGMENT_BYTES:])
+    shard.expect(Kind.STORED, 50)
+    shard.send_fetch(52, infos[7].id)
+    shard.expect(Kind.MISSING, 52)
+    listed, _ = inventory(shard, 100)
+    assert {info.seq for info in listed} == {3, 6, 8, 10, 12}
+    assert end(shard, result)["used_bytes"] == 4 * cost_bytes(1) + cost_bytes(len(body))
+
+
+def test_an_empty_range_drops_nothing(shard: ShardPeer, result: Future[dict[str, Any]]) -> None:
+    shard.store(1, chunk_info("a", b"1", seq=2), b"1")
+    retain(shard, 9, 1, 0, [], seen=[(1, 5)])
+    shard.expect(Kind.RETAINED, 9)
+    assert store_of().n_chunks == 1
+    assert store_of().spans.to_wire() == [[1, 5]]
+
+
+def test_retaining_nothing(shard: ShardPeer, result: Future[dict[str, Any]]) -> None:
+    for seq in range(1, 4):
+        shard.store(seq, chunk_info(f"k{seq}", b"1", seq=seq), b"1")
+    retain(shard, 9, 1, 3, [])
+    shard.expect(Kind.RETAINED, 9)
+    assert (store_of().n_chunks, store_of().used_bytes) == (0, 0)
+    assert store_of().spans.to_wire() == [[1, 3]]
+
+
+def test_a_long_list_to_keep_fits_a_frame(shard: ShardPeer, result: Future[dict[str, Any]]) -> None:
+    store = store_of()
+    for seq in range(1, 100_001):
+        store.commit(chunk_info(f"k{seq}", b"", seq=seq), memoryview(b""))
+    retain(shard, 1, 1, 100_000, list(range(2, 100_001, 2)))
+    shard.expect(Kind.RETAINED, 1)
+    assert store.n_chunks == 50_000
+    assert all(chunk_id.key[-1] in "02468" for chunk_id in store.recency())
 
 
 # ---------------------------------------------------------------- epochs
@@ -311,7 +387,8 @@ def test_an_older_epoch_changes_nothing(shard: ShardPeer, result: Future[dict[st
     shard.send(Kind.DELETE, 4, {"seq": 3, "chunk_ids": [info.id]}, epoch=6)
     shard.send_fetch(5, info.id, epoch=1)
     shard.send(Kind.LIST, 6, {"after": None, "limit": 9}, epoch=0)
-    for request in (3, 4, 5, 6):
+    retain(shard, 9, 1, 9, [], seen=[(1, 9)], epoch=6)
+    for request in (3, 4, 5, 6, 9):
         assert shard.expect(Kind.REFUSED, request).meta == {"reason": "epoch", "epoch": 7}
     shard.send(Kind.PING, 7, epoch=1)
     shard.expect(Kind.PONG, 7)
@@ -371,6 +448,7 @@ def test_a_description_that_no_page_could_hold_is_refused(shard: ShardPeer, resu
 # ---------------------------------------------------------------- what a shard does not send
 
 A = chunk_info("a", b"abc", seq=1)
+RETAIN = {"first": 5, "last": 9, "keep": [5, 1], "seen": []}
 
 
 @pytest.mark.parametrize(
@@ -388,6 +466,24 @@ A = chunk_info("a", b"abc", seq=1)
         pytest.param(pack(Kind.DELETE, 1, 1, {"chunk_ids": []}), id="delete without a number"),
         pytest.param(pack(Kind.DELETE, 1, 1, {"seq": 1, "chunk_ids": [0]}), id="delete without ids"),
         pytest.param(pack(Kind.LIST, 1, 1, {"limit": 0}), id="no limit"),
+        pytest.param(pack(Kind.HOLD, 0, 1), id="hold for no time"),
+        pytest.param(pack(Kind.HOLD, 0, 1, {"for_ms": -1}), id="hold backwards"),
+        pytest.param(pack(Kind.HOLD, 0, 1, {"for_ms": float("nan")}), id="hold for what is no number"),
+        *(
+            pytest.param(pack(Kind.RETAIN, 1, 1, {**RETAIN, **change}), id=f"retain {change}")
+            for change in (
+                {"first": 0},
+                {"last": -1},
+                {"last": None},
+                {"keep": None},
+                {"keep": [5, 0]},
+                {"keep": [5, "1"]},
+                {"keep": [5, -1]},
+                {"keep": [True]},
+                {"seen": [[2, 1]]},
+                {"seen": None},
+            )
+        ),
     ],
 )
 def test_what_a_shard_does_not_send_ends_the_session(agent: Agent, shard: ShardPeer, frames: bytes) -> None:

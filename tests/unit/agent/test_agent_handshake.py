@@ -18,17 +18,17 @@ S = 10
 
 
 def test_hello_introduces_an_empty_newcomer(agent: Agent, shard: ShardPeer) -> None:
-    result = agent.invoke(shard.address, reason="warm", session="abc")
+    result = agent.invoke(shard.address, reason="backup", session="abc")
     hello = shard.greet()
     shard.hang_up()
     told = {name: hello.meta[name] for name in ("node", "session", "reason", "spans", "n_chunks", "used_bytes")}
     assert told == {
-        "node": "n1", "session": "abc", "reason": "warm", "spans": [], "n_chunks": 0, "used_bytes": 0
+        "node": "n1", "session": "abc", "reason": "backup", "spans": [], "n_chunks": 0, "used_bytes": 0
     }  # fmt: skip
     assert hello.meta["limit_bytes"] == 64 << 20
     assert hello.epoch == 1
     summary = result.result(S)
-    assert (summary["session"], summary["reason"]) == ("abc", "warm")
+    assert (summary["session"], summary["reason"], summary["epoch"]) == ("abc", "backup", 1)
     assert summary["instance"] == hello.meta["instance"]
 
 
@@ -163,6 +163,55 @@ def test_an_outdated_shard_cannot_invoke(agent: Agent, shard: ShardPeer) -> None
     with pytest.raises(StaleEpoch, match=r"epoch 4 is outdated; .* seen 5"):
         agent.invoke(shard.address, epoch=4).result(S)
     assert not shard.has_caller()
+
+
+def test_a_newer_incarnation_takes_the_node_over(agent: Agent, shard: ShardPeer) -> None:
+    """It listens at another address; the older one is left, and cannot get the node back."""
+    info = chunk_info("a", b"abc", seq=1)
+    result = agent.invoke(shard.address, linger_ms=0)
+    shard.greet()
+    shard.expect(Kind.BYE)
+    result.result(S)
+    newer = ShardPeer(SECRET)
+    newer.epoch = 2
+    try:
+        result = agent.invoke(newer.address, epoch=2)
+        newer.greet()
+        assert shard.is_hung_up()
+        newer.store(1, info, b"abc")
+        newer.send(Kind.HOLD, meta={"for_ms": 0})
+        newer.expect(Kind.BYE)
+        result.result(S)
+        for reason in ("serve", "warm", "backup"):
+            with pytest.raises(StaleEpoch):
+                agent.invoke(shard.address, epoch=1, reason=reason).result(S)
+        assert not shard.has_caller()
+        result = agent.invoke(newer.address, epoch=2)
+        newer.expect(Kind.PONG)  # over the connection that it had
+        assert newer.fetch(2, info.id) == (info, b"abc")
+        newer.hang_up()
+        newer.greet()
+        newer.hang_up()
+        result.result(S)
+    finally:
+        newer.close()
+
+
+def test_a_newer_epoch_in_a_warm_up_fences_too(agent: Agent, shard: ShardPeer) -> None:
+    result = agent.invoke(shard.address, linger_ms=0)
+    shard.greet()
+    shard.expect(Kind.BYE)
+    result.result(S)
+    assert agent.invoke("127.0.0.1:9", epoch=3, reason="warm").result(S)["epoch"] == 3
+    with pytest.raises(StaleEpoch):
+        agent.invoke(shard.address, epoch=1).result(S)
+    # the connection of the older one is still there, but a session on it refuses what it asks
+    shard.send_fetch(1, chunk_info("a", b"abc", seq=1).id, epoch=1)
+    result = agent.invoke(shard.address, epoch=3, linger_ms=0)
+    shard.expect(Kind.PONG)
+    assert shard.expect(Kind.REFUSED, 1).meta == {"reason": "epoch", "epoch": 3}
+    shard.expect(Kind.BYE)
+    result.result(S)
 
 
 def test_an_unproven_event_raises_no_epoch(agent: Agent, shard: ShardPeer) -> None:

@@ -232,6 +232,145 @@ def test_an_unexpected_error_keeps_the_chunks(agent: Agent, shard: ShardPeer, mo
     result.result(S)
 
 
+# ---------------------------------------------------------------- warm-ups
+
+
+def test_a_warm_up_dials_nobody_and_tells_what_is_there(agent: Agent, shard: ShardPeer) -> None:
+    summary = agent.invoke(shard.address, reason="warm", session="w1").result(S)
+    assert not shard.has_caller()
+    assert summary == {
+        "session": "w1", "reason": "warm", "instance": summary["instance"], "epoch": 1, "n_chunks": 0,
+        "used_bytes": 0, "spans": [],
+    }  # fmt: skip
+    result = agent.invoke(shard.address)
+    assert shard.greet().meta["instance"] == summary["instance"]
+    shard.store(1, chunk_info("a", b"abc", seq=3), b"abc")
+    shard.send(Kind.DELETE, 2, {"seq": 7, "chunk_ids": []})
+    shard.expect(Kind.DELETED, 2)
+    shard.send(Kind.HOLD, meta={"for_ms": 0})
+    shard.expect(Kind.BYE)
+    result.result(S)
+    again = agent.invoke(shard.address, reason="warm").result(S)
+    assert (again["spans"], again["n_chunks"], again["used_bytes"]) == ([[3, 3], [7, 7]], 1, cost_bytes(3))
+
+
+def test_a_warm_up_leaves_the_connection_as_it_is(agent: Agent, shard: ShardPeer) -> None:
+    first_session(agent, shard)
+    other = ShardPeer(shard.secret)
+    try:
+        for address in (shard.address, other.address):
+            agent.invoke(address, reason="warm").result(S)
+        assert not other.has_caller()
+    finally:
+        other.close()
+    result = agent.invoke(shard.address, session="next", linger_ms=0)
+    assert shard.expect(Kind.PONG).meta == {"session": "next"}  # nothing was said before it
+    shard.expect(Kind.BYE)
+    result.result(S)
+
+
+# ---------------------------------------------------------------- staying and leaving on demand
+
+
+def hold(shard: ShardPeer, for_ms: float, epoch: int = -1) -> None:
+    shard.send(Kind.HOLD, meta={"for_ms": for_ms}, epoch=epoch)
+
+
+def test_a_hold_of_0_ends_the_session(agent: Agent, shard: ShardPeer) -> None:
+    info = chunk_info("a", BIG, seq=1)
+    result = agent.invoke(shard.address, linger_ms=LONG_MS)
+    shard.greet()
+    shard.store(1, info, BIG)
+    shard.send_fetch(2, info.id)
+    hold(shard, 0)
+    assert shard.receive_chunk(2) == (info, BIG)  # whole: it was asked for before
+    shard.expect(Kind.BYE)
+    assert result.result(S)["requests"] == 2
+
+
+def test_a_store_under_way_is_finished_before_leaving(agent: Agent, shard: ShardPeer) -> None:
+    body = b"x" * (2 * SEGMENT_BYTES)
+    result = agent.invoke(shard.address, linger_ms=LONG_MS)
+    shard.greet()
+    shard.send_store(1, chunk_info("a", body, seq=1), body, n_segments=1)
+    hold(shard, 0)
+    shard.ping()
+    shard.send(Kind.DATA, 1, body=body[SEGMENT_BYTES:])
+    shard.expect(Kind.STORED, 1)
+    shard.expect(Kind.BYE)
+    assert result.result(S)["n_chunks"] == 1
+
+
+def test_a_hold_keeps_a_session_that_would_not_linger(agent: Agent, shard: ShardPeer) -> None:
+    first_session(agent, shard)
+    hold(shard, LONG_MS)
+    result = agent.invoke(shard.address, linger_ms=0)
+    shard.expect(Kind.PONG)
+    for _ in range(3):
+        shard.ping()
+    hold(shard, 0)
+    shard.expect(Kind.BYE)
+    result.result(S)
+
+
+def test_the_last_hold_counts(agent: Agent, shard: ShardPeer) -> None:
+    first_session(agent, shard)
+    leave, stay = (pack(Kind.HOLD, 0, 1, {"for_ms": for_ms}) for for_ms in (0, LONG_MS))
+    shard.send_raw(leave + stay)
+    result = agent.invoke(shard.address, linger_ms=0)
+    shard.expect(Kind.PONG)
+    shard.ping()
+    shard.send_raw(stay + leave)
+    shard.expect(Kind.BYE)
+    result.result(S)
+
+
+def test_a_hold_lasts_for_its_session_only(agent: Agent, shard: ShardPeer) -> None:
+    first_session(agent, shard)
+    hold(shard, 2 * LONG_MS)
+    result = agent.invoke(shard.address, remaining_ms=session_ms(40), linger_ms=0)
+    shard.expect(Kind.PONG)
+    shard.expect(Kind.BYE)  # its time was up
+    result.result(S)
+    result = agent.invoke(shard.address, linger_ms=0)
+    shard.expect(Kind.PONG)
+    shard.expect(Kind.BYE)
+    assert result.result(S)["linger_ms"] < LONG_MS
+
+
+def test_a_hold_of_an_older_shard_is_ignored(agent: Agent, shard: ShardPeer) -> None:
+    result = agent.invoke(shard.address)
+    shard.greet()
+    shard.send(Kind.PING, 1, epoch=7)
+    shard.expect(Kind.PONG, 1)
+    hold(shard, 0, epoch=6)
+    shard.ping()
+    shard.ping()
+    hold(shard, 0, epoch=7)
+    shard.expect(Kind.BYE)
+    result.result(S)
+
+
+def test_a_backup_waits_for_its_hold(agent: Agent, shard: ShardPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert session_module.BACKUP_HOLD_S == 2
+    monkeypatch.setattr(session_module, "BACKUP_HOLD_S", 60)
+    result = agent.invoke(shard.address, reason="backup", linger_ms=0)
+    shard.greet()
+    for _ in range(3):
+        shard.ping()
+    hold(shard, 5)  # from now on as any other session
+    shard.expect(Kind.BYE)
+    result.result(S)
+
+
+def test_a_backup_that_is_never_held_ends(agent: Agent, shard: ShardPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "BACKUP_HOLD_S", 0.02)
+    result = agent.invoke(shard.address, reason="backup", linger_ms=0)
+    shard.greet()
+    shard.expect(Kind.BYE)
+    assert result.result(S)["linger_ms"] >= 20
+
+
 def test_small_frames_leave_at_once_and_dead_links_are_found(agent: Agent, shard: ShardPeer) -> None:
     first_session(agent, shard)
     assert handler._instance is not None

@@ -9,7 +9,7 @@ import pytest
 
 from infiniray.cluster.assembly import policy_of
 from infiniray.config import Config
-from infiniray.core.policy import Hedge
+from infiniray.core.policy import Hedge, RepairMode
 from infiniray.errors import ConfigError
 from infiniray.settings import settings_of
 
@@ -71,6 +71,7 @@ def test_a_misspelt_section_is_refused_with_the_nearest_name() -> None:
 def test_a_shards_policy_follows_the_configuration() -> None:
     config = settings(read={"hedge": "all", "repair": False}, limits={"max_in_flight": 7}, session={"stall_s": "3s"})
     policy = policy_of(config)
-    assert (policy.hedge, policy.repair, policy.max_in_flight, policy.stall_s) == (Hedge.ALL, False, 7, 3.0)
+    assert (policy.hedge, policy.repair) == (Hedge.ALL, RepairMode.NONE)
+    assert (policy.max_in_flight, policy.stall_s) == (7, 3.0)
     assert str(policy.schemes.choose(10)) == "mirror:3"
     assert str(policy.schemes.choose(1 << 30)) == "rs:10+2"

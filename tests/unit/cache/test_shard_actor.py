@@ -32,7 +32,7 @@ class FakeDriver:
         self.gate.set()
         self.failures: list[Exception] = []
         self.n_puts = self.n_starts = self.n_deletes = 0
-        self.is_closed = False
+        self.is_closed = self.is_recovering = False
 
     async def start(self) -> None:
         self.n_starts += 1

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from infiniray.errors import ValueNotStorable
-from infiniray.values import MAX_HEAD_BYTES, Packed, deserialize, serialize, view
+from infiniray.values import MAX_HEAD_BYTES, Packed, deserialize, fresh_until_s, serialize, view, with_fresh_until
 
 
 def round_trip(value: Any) -> Any:
@@ -217,3 +217,15 @@ def test_packed_raw_gives_a_view() -> None:
     back = pickle.loads(pickle.dumps(Packed(*serialize(b"abc"), raw=True), 5))
     assert isinstance(back, memoryview)
     assert back == b"abc"
+
+
+@pytest.mark.parametrize("value", [b"bytes", np.arange(6).reshape(2, 3), {"a": np.arange(3)}])
+def test_the_head_says_when_a_value_gets_stale_and_what_it_is(value: Any) -> None:
+    head, data = serialize(value)
+    assert fresh_until_s(head) is None
+    until_s = 1_700_000_000.123456789
+    dated = with_fresh_until(head, until_s)
+    assert fresh_until_s(dated) == until_s
+    assert pickle.dumps(deserialize(dated, data)) == pickle.dumps(deserialize(head, data))
+    if not isinstance(value, dict):
+        assert view(dated, data) == view(head, data)

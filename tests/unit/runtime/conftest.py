@@ -11,6 +11,7 @@ from grid import Grid
 from node_peer import SECRET, soon
 from script import GatedCoder, Script, ScriptedInvoker, Stage
 
+from infiniray.core import events as ev
 from infiniray.runtime.driver import ShardDriver
 
 
@@ -45,6 +46,9 @@ async def stage(leaks: None) -> AsyncIterator[Stage]:
     script, invoker, coder = Script(("n0", "n1")), ScriptedInvoker(), GatedCoder()
     driver = ShardDriver(script, invoker, coder, SECRET)  # type: ignore[arg-type]
     await driver.start()
+    await script.next(ev.Started)
+    script.seen.clear()
+    script.times_s.clear()
     made = Stage(script, invoker, coder, driver)
     yield made
     made.hang_up()

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,12 +25,15 @@ from script import Answer, GatedCoder
 
 from infiniray.codec.schemes import SchemePolicy
 from infiniray.core.events import TimerFired
-from infiniray.core.ids import NodeId
+from infiniray.core.ids import InstanceId, NodeId
 from infiniray.core.policy import Policy
 from infiniray.core.reading import ChunkState, Read
 from infiniray.core.shard import ShardState
 from infiniray.core.table import ObjectRecord
+from infiniray.errors import StaleEpoch
+from infiniray.runtime.coordination import LoneCoordinator
 from infiniray.runtime.driver import ShardDriver
+from lambda_agent.handler import answer
 from lambda_agent.instance import Channel, Instance
 from lambda_agent.invocation import Invocation
 from lambda_agent.link import LinkLost
@@ -103,10 +107,11 @@ class GridNode:
         self.is_broken = True
         self.cut()
 
-    def reclaim(self) -> None:
-        """The platform takes the instances: chunks and connections are gone."""
+    def reclaim(self, instance: Instance | None = None) -> None:
+        """The platform takes the instances, or one of them: chunks and connections are gone."""
         with self._lock:
-            taken, self.instances = self.instances, []
+            taken = self.instances if instance is None else [instance]
+            self.instances = [other for other in self.instances if other not in taken]
             for instance in taken:
                 if instance.id not in self._busy:  # or its session hangs up, when it notices
                     instance.hang_up()
@@ -137,12 +142,12 @@ class GridNode:
         try:
             if self.is_broken:
                 raise RuntimeError("broken")
-            invocation = Invocation.from_event(json.loads(payload), instance.secret)
-            instance.epoch = max(instance.epoch, invocation.epoch)
-            summary = GridSession(self, instance, invocation, time.monotonic() + SESSION_S).run()
+            end_s = time.monotonic() + SESSION_S
+            summary = answer(instance, json.loads(payload), end_s, functools.partial(GridSession, self))
             return Answer(payload=json.dumps(summary).encode())
         except Exception as error:
-            return Answer(function_error="Unhandled", payload=json.dumps({"errorMessage": str(error)}).encode())
+            told = {"errorMessage": str(error), "errorType": type(error).__name__}
+            return Answer(function_error="Unhandled", payload=json.dumps(told).encode())
         finally:
             self._give_back(instance)
 
@@ -218,6 +223,22 @@ class GridPlatform:
         return None
 
 
+class GridCoordinator(LoneCoordinator):
+    """Speaks for one incarnation of the shard, until the next one takes over what is on record."""
+
+    def __init__(self, epoch: int, former: GridCoordinator | None = None) -> None:
+        super().__init__()
+        self.epoch = self.newest_epoch = epoch
+        if former is not None:
+            self.copies = dict(former.copies)
+            former.newest_epoch = epoch
+
+    async def register(self, copies: Mapping[NodeId, InstanceId]) -> None:
+        if self.newest_epoch > self.epoch:
+            raise StaleEpoch(seen=self.epoch, current=self.newest_epoch)
+        await super().register(copies)
+
+
 class Grid:
     """A shard over ``n_nodes`` agents, with one scheme for objects of all sizes. ``policy`` are further settings."""
 
@@ -235,27 +256,49 @@ class Grid:
         self.nodes = {f"n{i}": GridNode(f"n{i}", node_bytes) for i in range(n_nodes)}
         self.platform = GridPlatform(self.nodes)
         self.coder = GatedCoder()
-        self.state = ShardState(
-            shard="shard-0",
-            epoch=7,
-            nodes={NodeId(name): node_bytes for name in self.nodes},
-            policy=Policy(
-                schemes=SchemePolicy.of([(None, scheme)]),
-                hedge_delay_s=hedge_delay_s,
-                ping_timeout_s=ping_timeout_s,
-                **policy,
-            ),
+        self.coordinator = GridCoordinator(epoch=7)
+        self._policy = Policy(
+            schemes=SchemePolicy.of([(None, scheme)]),
+            hedge_delay_s=hedge_delay_s,
+            ping_timeout_s=ping_timeout_s,
+            **policy,
         )
-        self.driver = ShardDriver(self.state, self.platform, self.coder, SECRET, linger_s=linger_s)
+        self._node_bytes = node_bytes
+        self._linger_s = linger_s
+        self._former: list[ShardDriver] = []
+        self.state, self.driver = self._new_incarnation()
 
     async def start(self) -> None:
         await self.driver.start()
+
+    async def restart(self) -> ShardDriver:
+        """A new incarnation of the shard, which knows what the one before put on record: that one, which lives on."""
+        former = self.driver
+        self._former.append(former)
+        self.coordinator = GridCoordinator(self.coordinator.epoch + 1, self.coordinator)
+        self.state, self.driver = self._new_incarnation()
+        await self.start()
+        return former
+
+    def _new_incarnation(self) -> tuple[ShardState, ShardDriver]:
+        state = ShardState(
+            shard="shard-0",
+            epoch=self.coordinator.epoch,
+            nodes={NodeId(name): self._node_bytes for name in self.nodes},
+            policy=self._policy,
+        )
+        driver = ShardDriver(
+            state, self.platform, self.coder, SECRET,
+            linger_s=self._linger_s, coordinator=self.coordinator, registered=self.coordinator.copies,
+        )  # fmt: skip
+        return state, driver
 
     async def close(self) -> None:
         self.coder.gate.set()
         for node in self.nodes.values():
             node.resume()
-        await self.driver.close()
+        for driver in (*self._former, self.driver):
+            await driver.close()
         await asyncio.get_running_loop().run_in_executor(None, self.platform.threads.shutdown)
         for node in self.nodes.values():
             node.close()

@@ -15,7 +15,7 @@ from script import Answer, GatedCoder, Script, ScriptedInvoker, Stage, facts_of
 
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
-from infiniray.core.ids import NodeId, OpId, RequestId, SessionId
+from infiniray.core.ids import InstanceId, NodeId, OpId, RequestId, SessionId
 from infiniray.errors import (
     CacheUnavailable,
     KeyNotFound,
@@ -26,6 +26,7 @@ from infiniray.errors import (
 )
 from infiniray.runtime import driver as driver_module
 from infiniray.runtime.driver import ShardDriver
+from infiniray.wire.describe import SeqSpans
 from infiniray.wire.frames import Kind
 from lambda_agent.invocation import Invocation
 
@@ -183,6 +184,76 @@ async def test_how_an_invocation_ends(
     assert stage.driver.counters[outcome.value] == 1
 
 
+WARM = cmd.Invoke(node=NodeId("n0"), session=SessionId("s8"), reason="warm")
+
+
+def told(**fields: object) -> Answer:
+    return Answer(payload=json.dumps({"instance": "i1", "spans": [[1, 5], [7, 9]], "n_chunks": 3, **fields}).encode())
+
+
+async def test_a_warm_up_tells_what_the_instance_has(stage: Stage) -> None:
+    stage.invoker.answer = told()
+    stage.do(WARM)
+    returned = await stage.script.next(ev.InvokeReturned)
+    assert json.loads(stage.invoker.payloads[0])["reason"] == "warm"
+    assert returned.outcome is ev.InvokeOutcome.OK
+    assert returned.copy == ev.CopyReport(instance=InstanceId("i1"), spans=SeqSpans([(1, 5), (7, 9)]))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        told(instance=None),
+        told(instance=""),
+        told(spans=None),
+        told(spans=[[2, 1]]),
+        Answer(payload=b""),
+        Answer(payload=b"[1]"),
+        Answer(payload=b"\xff{"),
+        Answer(payload=b"[" * 100_000),
+    ],
+)
+async def test_a_warm_up_that_tells_nothing_useful(stage: Stage, answer: Answer) -> None:
+    stage.invoker.answer = answer
+    stage.do(WARM)
+    returned = await stage.script.next(ev.InvokeReturned)
+    assert (returned.outcome, returned.copy) == (ev.InvokeOutcome.OK, None)
+
+
+async def test_only_a_warm_up_that_returned_reports_a_copy(stage: Stage) -> None:
+    stage.invoker.answer = told()
+    stage.do(INVOKE)
+    assert (await stage.script.next(ev.InvokeReturned)).copy is None
+    stage.invoker.answer = Answer("Unhandled", told().payload)
+    stage.do(WARM)
+    assert (await stage.script.next(ev.InvokeReturned)).copy is None
+
+
+async def test_a_node_that_knows_a_later_incarnation_says_so(stage: Stage) -> None:
+    stage.invoker.answer = Answer("Unhandled", b'{"errorType": "StaleEpoch", "errorMessage": "no"}')
+    stage.do(INVOKE)
+    returned = await stage.script.next(ev.InvokeReturned)
+    assert returned.outcome is ev.InvokeOutcome.FUNCTION_ERROR
+    await stage.script.next(ev.Deposed)
+    stage.do(INVOKE)
+    await stage.script.next(ev.InvokeReturned)
+    stage.do(INVOKE)
+    await stage.script.next(ev.InvokeReturned)  # and that was said once
+
+
+async def test_a_request_refused_for_its_epoch_deposes_once(stage: Stage) -> None:
+    peer, opened = await stage.connect()
+    for request in (RequestId(1), RequestId(2)):
+        stage.do(cmd.DeleteChunks(link=opened.link, request=request, seq=1, chunk_ids=()))
+        await peer.expect(Kind.DELETE, request)
+        await peer.send(Kind.REFUSED, request, {"reason": "epoch", "epoch": 8})
+        assert (await stage.script.next(ev.RequestRefused)).reason == "epoch"
+        if request == 1:
+            await stage.script.next(ev.Deposed)
+    await peer.send(Kind.PONG, meta={"session": "s0"})
+    await stage.script.next(ev.PongReceived)
+
+
 # ---------------------------------------------------------------- the codec
 
 
@@ -201,7 +272,10 @@ async def test_parity_is_computed_and_lost_chunks_are_filled_in(stage: Stage) ->
         await stage.script.next(ev.ChunkArrived)
     stage.do(cmd.Decode(op=get.op, facts=facts, have=have, want=want, crcs=tuple(crcs[i] for i in want)))
     assert (await stage.script.next(ev.Decoded)).op == get.op
-    # the same, with a checksum that is another
+    # the same, with checksums that nobody knows
+    stage.do(cmd.Decode(op=get.op, facts=facts, have=have, want=want, crcs=(None, None)))
+    await stage.script.next(ev.Decoded)
+    # with one that is another
     stage.do(cmd.Decode(op=get.op, facts=facts, have=have, want=want, crcs=(crcs[0], crcs[3] ^ 1)))
     assert "chunk 3" in (await stage.script.next(ev.CodecFailed)).detail
     stage.do(cmd.Complete(op=get.op, facts=facts), cmd.Release(op=get.op))
@@ -251,6 +325,25 @@ async def test_shared_buffers_stay_until_both_have_let_go(stage: Stage) -> None:
     stage.do(cmd.StoreChunk(link=opened.link, request=RequestId(3), op=repair, index=0, seq=1, facts=facts))
     assert (await peer.expect(Kind.STORE, 3)).body == data.tobytes()
     stage.do(cmd.Release(op=repair))
+    assert not stage.driver._buffers
+
+
+async def test_a_shard_reads_for_itself(stage: Stage) -> None:
+    peer, opened = await stage.connect()
+    data, facts, op = random_bytes(5000), facts_of(5000), OpId(-3)
+    stage.do(
+        cmd.OpenBuffers(op=op),
+        cmd.FetchChunk(
+            link=opened.link, request=RequestId(1), op=op, index=0, crc=zlib.crc32(data), facts=facts
+        ),
+    )  # fmt: skip
+    await peer.send_chunk(1, describe(facts, 0, data.tobytes()), data.tobytes())
+    await stage.script.next(ev.ChunkArrived)
+    assert np.array_equal(stage.driver._buffers[op].object(facts), data)
+    stage.do(cmd.StoreChunk(link=opened.link, request=RequestId(2), op=op, index=0, seq=2, facts=facts))
+    await peer.expect(Kind.FETCH)
+    assert (await peer.expect(Kind.STORE, 2)).body == data.tobytes()
+    stage.do(cmd.Release(op=op))
     assert not stage.driver._buffers
 
 
@@ -318,3 +411,15 @@ async def test_ipv6_addresses_can_be_dialled(leaks: None) -> None:
         pytest.skip("no IPv6 on this machine")
     assert made.address.startswith("[::1]:")
     await soon(made.close())
+
+
+async def test_work_that_is_cancelled_before_it_begins(stage: Stage) -> None:
+    """Warnings are errors: it must not leave a coroutine behind that nobody awaited."""
+    task, put = await stage.begin_put("k", random_bytes(100))
+    stage.do(cmd.Encode(op=put.op, facts=facts_of(100, "rs:4+2")))
+    for coding in stage.driver._coding:
+        coding.cancel()
+    await soon(stage.driver.close())
+    assert stage.coder.n_encodes == 0
+    with pytest.raises(CacheUnavailable):
+        await soon(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from script import Stage, facts_of
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
 from infiniray.core.commands import ObjectFacts
+from infiniray.core.custody import RETAIN_BATCH
 from infiniray.core.ids import LinkId, RequestId
-from infiniray.wire.describe import ChunkId, ChunkInfo
+from infiniray.wire.describe import ChunkId, ChunkInfo, SeqSpans
 from infiniray.wire.frames import HEADER_BYTES, SEGMENT_BYTES, Kind, pack
 
 #: Larger than what sockets take in when nobody reads at the other end.
@@ -44,6 +46,134 @@ async def receive_store(peer: NodePeer, request: int) -> tuple[ChunkInfo, bytes]
     while len(body) < info.chunk_bytes:
         body += (await peer.expect(Kind.DATA, request)).body
     return info, bytes(body)
+
+
+# ---------------------------------------------------------------- holding
+
+
+async def test_holds_are_in_whole_milliseconds_and_go_at_once(stage: Stage) -> None:
+    peer, opened = await stage.connect()
+    for for_s, for_ms in ((2.5, 2500), (0.0, 0), (0.0001, 1), (600, 600_000)):
+        stage.do(cmd.Hold(link=opened.link, for_s=for_s))
+        assert (await peer.expect(Kind.HOLD)).meta == {"for_ms": for_ms}
+
+
+async def test_who_is_to_leave_hears_of_it_behind_what_was_sent_before(stage: Stage) -> None:
+    peer, opened = await stage.connect(**SMALL_WINDOW)
+    data, facts = np.zeros(LARGE_BYTES, np.uint8), facts_of(LARGE_BYTES)
+    task, put = await stage.begin_put("k", data)
+    stage.do(store(opened.link, 1, put.op, facts), store(opened.link, 2, put.op, facts))
+    stage.do(cmd.Hold(link=opened.link, for_s=0.0))
+    kinds = []
+    while Kind.HOLD not in kinds:
+        kinds.append((await peer.receive()).kind)
+    assert kinds.count(Kind.STORE) == 2
+    assert peer.n_body_bytes == 2 * LARGE_BYTES
+    await end(stage, task, put.op, facts)
+
+
+async def test_what_is_given_up_does_not_hold_up_the_leave(stage: Stage) -> None:
+    peer, opened = await stage.connect(**SMALL_WINDOW)
+    data, facts = np.zeros(LARGE_BYTES, np.uint8), facts_of(LARGE_BYTES)
+    task, put = await stage.begin_put("k", data)
+    stage.do(store(opened.link, 1, put.op, facts), cmd.Hold(link=opened.link, for_s=0.0))
+    stage.do(cmd.AbortStore(link=opened.link, request=RequestId(1)))
+    kinds = []
+    while Kind.HOLD not in kinds:
+        kinds.append((await peer.receive()).kind)
+    assert kinds[-2:] == [Kind.ABORT, Kind.HOLD]
+    await end(stage, task, put.op, facts)
+
+
+async def test_a_hold_replaces_a_leave_that_waits(stage: Stage) -> None:
+    peer, opened = await stage.connect(**SMALL_WINDOW)
+    data, facts = np.zeros(LARGE_BYTES, np.uint8), facts_of(LARGE_BYTES)
+    task, put = await stage.begin_put("k", data)
+    stage.do(store(opened.link, 1, put.op, facts))
+    stage.do(cmd.Hold(link=opened.link, for_s=0.0), cmd.Hold(link=opened.link, for_s=9.0))
+    holds, n_bytes = [], 0
+    while n_bytes < LARGE_BYTES:
+        got = await peer.receive()
+        n_bytes += len(got.body)
+        holds += [got.meta["for_ms"]] if got.kind is Kind.HOLD else []
+    stage.do(cmd.Ping(link=opened.link))
+    assert (await peer.receive()).kind is Kind.PING
+    assert holds == [9000]
+    await end(stage, task, put.op, facts)
+
+
+# ---------------------------------------------------------------- what instances hold, and are to hold
+
+
+def listing(link: LinkId, after: ChunkId | None = None) -> cmd.ListChunks:
+    return cmd.ListChunks(link=link, request=RequestId(4), after=after, limit=100)
+
+
+async def test_inventories(stage: Stage) -> None:
+    peer, opened = await stage.connect()
+    infos = [describe(facts_of(10), index, b"x" * 10, seq=index + 1) for index in range(3)]
+    for after, more in ((None, True), (infos[1].id, False)):
+        stage.do(listing(opened.link, after))
+        asked = await peer.expect(Kind.LIST, 4)
+        assert asked.meta == {"after": None if after is None else list(after), "limit": 100}
+        page = infos[:2] if more else infos[2:]
+        await peer.send(Kind.INVENTORY, 4, {"chunks": page, "more": more})
+        arrived = await stage.script.next(ev.InventoryArrived)
+        assert arrived == ev.InventoryArrived(request=RequestId(4), chunks=tuple(page), more=more)
+    stage.do(listing(opened.link))
+    await peer.send(Kind.INVENTORY, 4, {"chunks": [], "more": False})
+    assert (await stage.script.next(ev.InventoryArrived)).chunks == ()
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [{}, {"chunks": [], "more": True}, {"chunks": [[1]], "more": False}, {"chunks": [], "more": 0}, {"more": False}],
+)
+async def test_what_is_no_inventory_closes_the_connection(stage: Stage, meta: Any) -> None:
+    peer, opened = await stage.connect()
+    stage.do(listing(opened.link))
+    await peer.send(Kind.INVENTORY, 4, meta)
+    assert (await stage.script.next(ev.LinkClosed)).link == opened.link
+    assert stage.driver.counters["protocol_errors"] == 1
+
+
+async def test_what_to_retain_is_told_in_distances(stage: Stage) -> None:
+    peer, opened = await stage.connect()
+    for keep, distances in (((), []), ((7,), [7]), ((1_700_000_000_000_000, 1_700_000_000_000_003), [17 * 10**14, 3])):
+        stage.do(
+            cmd.Retain(
+                link=opened.link, request=RequestId(3), first=5, last=9, keep=keep, seen=((1, 4), (6, 6))
+            )
+        )  # fmt: skip
+        asked = await peer.expect(Kind.RETAIN, 3)
+        assert asked.meta == {"first": 5, "last": 9, "keep": distances, "seen": [[1, 4], [6, 6]]}
+        await peer.send(Kind.RETAINED, 3)
+        assert (await stage.script.next(ev.Retained)).request == 3
+
+
+async def test_the_largest_retention_of_a_shard_fits_a_frame(stage: Stage) -> None:
+    peer, opened = await stage.connect()
+    keep = tuple(range(1_700_000_000_000_000, 1_700_000_000_000_000 + 1_000_000 * RETAIN_BATCH, 1_000_000))
+    seen = tuple((first, first + 1) for first in range(10**15, 10**15 + 4 * SeqSpans.MAX_SPANS, 4))
+    stage.do(cmd.Retain(link=opened.link, request=RequestId(3), first=1, last=keep[-1], keep=keep, seen=seen))
+    assert tuple(accumulate((await peer.expect(Kind.RETAIN, 3)).meta["keep"])) == keep
+
+
+@pytest.mark.parametrize("kind", [Kind.RETAINED, Kind.DELETED, Kind.MISSING, Kind.CANCELLED])
+async def test_an_answer_to_something_else_closes_the_connection(stage: Stage, kind: Kind) -> None:
+    peer, opened = await stage.connect()
+    stage.do(listing(opened.link))
+    await peer.send(kind, 4)
+    assert (await stage.script.next(ev.LinkClosed)).link == opened.link
+
+
+async def test_answers_that_nobody_waits_for_are_dropped(stage: Stage) -> None:
+    peer, _ = await stage.connect()
+    for kind in (Kind.RETAINED, Kind.DELETED, Kind.INVENTORY):
+        await peer.send(kind, 4)
+    await peer.send(Kind.PONG, meta={"session": "s0"})
+    await stage.script.next(ev.PongReceived)
+    assert stage.driver.stats()["frames_discarded"] == 3
 
 
 # ---------------------------------------------------------------- chunks out

@@ -20,6 +20,10 @@ json_values = st.recursive(
 )
 spans = st.tuples(st.integers(1, 300), st.integers(0, 20)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 INFO = ChunkInfo("key", 3, 1, 17, "rs:10+2", 1000, 100, 0xFFFFFFFF, 1.5e9, "{}")
+#: Changes that make none of it.
+NO_INFO: list[dict[str, Any]] = [
+    {"key": 1}, {"version": "1"}, {"index": -1}, {"chunk_bytes": 1001}, {"chunk_bytes": -1}, {"expires_s": None}
+]  # fmt: skip
 
 
 @given(st.lists(spans, max_size=40))
@@ -73,13 +77,46 @@ def test_descriptions_survive_the_wire() -> None:
     assert ChunkId.from_wire(json.loads(json.dumps(INFO.id))) == INFO.id == ChunkId("key", 3, 1)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"key": 1}, {"version": "1"}, {"index": -1}, {"chunk_bytes": 1001}, {"chunk_bytes": -1}, {"expires_s": None}],
-)
+@pytest.mark.parametrize("change", NO_INFO)
 def test_what_is_no_description(change: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError):
         ChunkInfo.from_wire(list(INFO._replace(**change)))
+
+
+def test_a_page_of_descriptions_survives_the_wire() -> None:
+    page = [INFO._replace(key=key, index=index) for key in ("a", "key") for index in (0, 1)]
+    assert ChunkInfo.page_from_wire(json.loads(json.dumps(page))) == tuple(page)
+    assert ChunkInfo.page_from_wire([]) == ()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        None,
+        {},
+        [None],
+        [[]],
+        [list(INFO)[:-1]],
+        [[*INFO, 1]],
+        [INFO],
+        *([list(INFO._replace(key="a")), list(INFO._replace(**change))] for change in NO_INFO),
+        [list(INFO), list(INFO)],
+        [list(INFO), list(INFO._replace(index=0))],
+        [list(INFO), list(INFO._replace(version=2))],
+    ],
+)
+def test_what_is_no_page_of_descriptions(page: Any) -> None:
+    with pytest.raises(ProtocolError):
+        ChunkInfo.page_from_wire(page)
+
+
+@given(st.lists(json_values, max_size=3) | json_values)
+def test_any_json_is_a_page_or_a_protocol_error(value: Any) -> None:
+    try:
+        infos = ChunkInfo.page_from_wire(value)
+    except ProtocolError:
+        return
+    assert infos == tuple(map(ChunkInfo.from_wire, value))
 
 
 @given(json_values)

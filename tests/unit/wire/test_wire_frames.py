@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from infiniray.wire.frames import (
     ProtocolError,
     pack,
 )
+
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "frames.json").read_text())
 
 Sent = tuple[Kind, int, int, dict[str, Any], bytes]
 
@@ -180,3 +183,21 @@ def test_the_bytes_of_a_frame_do_not_change() -> None:
     assert pack(Kind.FETCH, 7, 3, {"chunk_id": ["k", 1, 2]}, 0).hex() == (
         "15005249030000000700000016000000000000007b226368756e6b5f6964223a5b226b222c312c325d7d"
     )
+
+
+# ---------------------------------------------------------------- frozen vectors
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["kind"] for vector in VECTORS])
+def test_frozen_vectors(vector: dict[str, Any]) -> None:
+    kind, body, data = Kind[vector["kind"]], bytes.fromhex(vector["body"]), bytes.fromhex(vector["frame"])
+    assert encode([(kind, vector["request"], vector["epoch"], vector["meta"], body)]) == data
+    (frame,) = feed(FrameReader(place), data, [])
+    assert (frame.kind, frame.request, frame.epoch, bytes(frame.body)) == (
+        kind, vector["request"], vector["epoch"], body
+    )  # fmt: skip
+    assert frame.meta == (vector["meta"] or {})
+
+
+def test_there_is_a_vector_for_every_kind() -> None:
+    assert {vector["kind"] for vector in VECTORS} == {kind.name for kind in Kind}

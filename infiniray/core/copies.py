@@ -1,0 +1,38 @@
+"""What the instances of a node have, and the connections to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from infiniray.core.ids import InstanceId, LinkId, SessionId
+from infiniray.wire.describe import SeqSpans
+
+__all__ = ["Copy", "Link"]
+
+
+@dataclass(slots=True, eq=False)
+class Copy:
+    """Which of a node's inserts and deletes one of its instances has seen, as far as we know."""
+
+    instance: InstanceId
+    spans: SeqSpans
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """A connection to an instance. It outlives sessions, and may outlive the instance without our knowing."""
+
+    id: LinkId
+    copy: Copy
+    #: the last session that was spoken of over it
+    session: SessionId | None = None
+    #: we hang up: nothing may be sent any more
+    is_closing: bool = False
+
+    @property
+    def instance(self) -> InstanceId:
+        return self.copy.instance
+
+    @property
+    def spans(self) -> SeqSpans:
+        return self.copy.spans

@@ -1,0 +1,142 @@
+"""What a node is to hold, whichever of its instances does: the shard's side of the books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from infiniray.core.copies import Copy
+from infiniray.core.ids import InstanceId
+from infiniray.wire.describe import ChunkId, SeqSpans
+
+__all__ = ["NOBODY", "Custody", "Held", "Retention"]
+
+#: Numbers named in one RETAIN frame: well below what its meta may carry.
+RETAIN_BATCH = 16_384
+#: Registered as the current copy of a node that has none.
+NOBODY = InstanceId("")
+
+
+class Held(NamedTuple):
+    """A chunk that the node is to hold: the number of the insert that brought it, and its bytes."""
+
+    seq: int
+    n_bytes: int
+
+
+class Retention(NamedTuple):
+    """One RETAIN: see :class:`~infiniray.core.commands.Retain`. ``seen`` is None if others follow."""
+
+    first: int
+    last: int
+    keep: tuple[int, ...]
+    seen: tuple[tuple[int, int], ...] | None
+
+
+class Custody:
+    """I keep the books of one node: which chunks it is to hold, which it is to delete, and which of its instances is on
+    record as having them.
+
+    An instance that takes over after others may hold what they were told to delete, so it is *aligned* first: told what
+    to keep. Then it is *registered*, where the shard's next incarnation will find it. Only then does anything count
+    that is acknowledged on the strength of what it has or has deleted: a chunk that the registered instance does not
+    hold is gone for good, whatever else comes back from the dead.
+    """
+
+    def __init__(self) -> None:
+        self.holdings: dict[ChunkId, Held] = {}
+        #: to be deleted: not told, or not confirmed yet
+        self.garbage: dict[ChunkId, None] = {}
+        #: every number whose change was made, or never will be
+        self.seen = SeqSpans()
+        self.registered: InstanceId | None = None
+        #: while the shard finds out what its nodes hold, nobody is told to drop anything
+        self.is_paused = False
+        self._aligned: Copy | None = None
+        self._told: dict[ChunkId, None] = {}  # garbage that the copy being aligned will have dropped
+
+    # ------------------------------------------------------------ chunks
+
+    def hold(self, chunk: ChunkId, seq: int, n_bytes: int) -> None:
+        """The node has confirmed an insert."""
+        self.holdings[chunk] = Held(seq, n_bytes)
+        self.garbage.pop(chunk, None)
+
+    def discard(self, chunk: ChunkId) -> None:
+        """The node is not to hold the chunk any more; it may have it or not."""
+        self.holdings.pop(chunk, None)
+        self.garbage[chunk] = None
+
+    def deleted(self, chunks: Iterable[ChunkId]) -> None:
+        """The current copy has confirmed a deletion."""
+        for chunk in chunks:
+            self.garbage.pop(chunk, None)
+
+    def lacking(self, copy: Copy) -> Iterator[tuple[ChunkId, Held]]:
+        """What ``copy`` is to hold and does not have."""
+        if copy.spans.covers(self.seen):
+            return
+        spans = copy.spans
+        yield from ((chunk, held) for chunk, held in self.holdings.items() if held.seq not in spans)
+
+    def is_gone(self, chunk: ChunkId, copy: Copy | None) -> bool:
+        """Whether the node's current copy, ``copy``, is on record and without the chunk."""
+        return self.vouches_for(copy) and chunk not in self.holdings and chunk not in self.garbage
+
+    # ------------------------------------------------------------ copies
+
+    def needs_nothing(self, copy: Copy) -> bool:
+        """Whether it has seen exactly what there was, or nothing at all: it holds nothing that it should not hold."""
+        return not copy.spans.last or (copy.spans.covers(self.seen) and self.seen.covers(copy.spans))
+
+    def is_aligned(self, copy: Copy) -> bool:
+        """Whether it holds nothing that it should not hold."""
+        return copy is self._aligned
+
+    def vouches_for(self, copy: Copy | None) -> bool:
+        """Whether this copy is aligned, and the one on record."""
+        return copy is not None and copy is self._aligned and copy.instance == self.registered
+
+    def take_over(self, copy: Copy) -> list[Retention]:
+        """Another copy is current from here on: what it has to be told, empty if it is aligned already."""
+        if copy is self._aligned or self.is_paused:
+            return []
+        if self.needs_nothing(copy):
+            self._aligned = copy
+            return []
+        self._aligned = None
+        self._told = dict(self.garbage)
+        return self.retentions(copy)
+
+    def seen_by(self, copy: Copy) -> SeqSpans:
+        """Every number, but those of chunks that the copy is to hold and does not have."""
+        return self.seen.without(held.seq for held in self.holdings.values() if held.seq not in copy.spans)
+
+    def retentions(self, copy: Copy) -> list[Retention]:
+        """What makes a copy forget all that it should not have, and know that it has seen the rest.
+
+        Only for a copy on which no STORE is open: one whose answer is on its way would be forgotten, too.
+        """
+        keep = sorted(held.seq for held in self.holdings.values())
+        seen = tuple(self.seen_by(copy))
+        batches = [tuple(keep[i : i + RETAIN_BATCH]) for i in range(0, len(keep), RETAIN_BATCH)] or [()]
+        starts = [1, *(batch[0] for batch in batches[1:])]
+        stops = [*(start - 1 for start in starts[1:]), max(self.seen.last, copy.spans.last, 1)]
+        last = len(batches) - 1
+        return [
+            Retention(start, stop, batch, seen if i == last else None)
+            for i, (start, stop, batch) in enumerate(zip(starts, stops, batches, strict=True))
+        ]
+
+    def adopt(self, copy: Copy) -> None:
+        """This copy is on record, and all that it holds is in these books."""
+        self.seen = copy.spans.copy()
+        self._aligned = copy
+
+    def aligned(self, copy: Copy) -> None:
+        """It has confirmed the last RETAIN."""
+        self._aligned = copy
+        for first, last in copy.spans:
+            self.seen.add(first, last)  # of earlier incarnations of the shard
+        self.deleted(self._told)
+        self._told = {}

@@ -1,0 +1,44 @@
+"""Warm-up: invoking nodes that nobody uses, so that they are not reclaimed as idle (FAST'20 section 4.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from infiniray.core.ids import NodeId, Timer
+from infiniray.core.policy import Warm
+
+if TYPE_CHECKING:
+    from infiniray.core.node import Node
+    from infiniray.core.shard import ShardState
+
+__all__ = ["Warming"]
+
+
+class Warming:
+    """I have each node invoked that has not been for ``warm_interval_s``, whatever the last invocation was for.
+
+    A warm-up costs the request fee and a millisecond; its answer tells at once whether the instance was reclaimed.
+    """
+
+    def __init__(self, shard: ShardState) -> None:
+        self._shard = shard
+        self._context = shard.context
+
+    def watch(self, node: Node) -> None:
+        """From now on. The first time is anywhere in an interval, so that nodes do not march in step."""
+        policy = self._context.policy
+        if policy.warm is not Warm.NONE and policy.warm_interval_s > 0:
+            self._set(node.id, self._context.fraction("warm", node.id) * policy.warm_interval_s)
+
+    def on_timer(self, node: Node) -> None:
+        policy = self._context.policy
+        due_s = node.touched_s + policy.warm_interval_s - self._context.now_s
+        if due_s <= 1e-6:
+            due_s = policy.warm_interval_s
+            if policy.warm is Warm.ALL or node.custody.holdings:
+                node.warm()
+        self._set(node.id, due_s)
+
+    def _set(self, node: NodeId, after_s: float) -> None:
+        timer: Timer = ("warm", node)
+        self._context.set_timer(timer, after_s)
