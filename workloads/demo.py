@@ -21,10 +21,10 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
+from infiniray.cost.price_book import PriceBook, load_price_book
 from workloads.backing import DirectoryStore, Origin
 from workloads.demo_report import SIZE_CLASSES, DemoReport, Latency, Reclaim, compare_cost, size_class
 from workloads.lookaside import CacheLike, Kind, LookAside, Outcome
-from workloads.prices import ElastiCachePrices
 from workloads.progress import Display, ReplayProgress
 from workloads.readers import read_registry
 from workloads.trace import Request, TraceProblems
@@ -112,7 +112,7 @@ def run_demo(
     trace: str | Path | None = None,
     store_dir: str | Path | None = None,
     options: DemoOptions | None = None,
-    prices: ElastiCachePrices | None = None,
+    prices: PriceBook | None = None,
     console: Console | None = None,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> DemoReport:
@@ -120,15 +120,17 @@ def run_demo(
 
     Args:
         store_dir: the backing store; kept. Default: a temporary directory, removed at the end.
-        prices: of ElastiCache, for the comparison; default: the published ones.
+        prices: for the comparison with ElastiCache; default: the newest book that comes with the package.
         console: where progress is shown; default: standard error.
 
     Raises:
         TraceError: the trace cannot be read.
+        PriceMissing: ``prices`` has none for ElastiCache.
         OSError: the backing store failed.
     """
     options = options or DemoOptions()
     problems = TraceProblems(strict=options.strict)
+    prices = prices or load_price_book()
     with ExitStack() as stack:
         if store_dir is None:
             store_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="infiniray-demo-"))
@@ -171,7 +173,7 @@ def run_demo(
         reclaims=tuple(replay.reclaims),
         bill_usd_by_purpose=dict(platform.bill()),
         comparisons=compare_cost(
-            prices or ElastiCachePrices(),
+            prices,
             object_bytes=origin.total_bytes,
             moved_bytes=tally.moved_bytes,
             elapsed_s=elapsed_s,

@@ -11,9 +11,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from infiniray.cost.alternatives import Alternative, cheapest_nodes, elasticache_serverless
+from infiniray.cost.price_book import PriceBook
 from infiniray.units import format_bytes
 from workloads.lookaside import Kind
-from workloads.prices import ElastiCachePrices
 
 __all__ = ["SIZE_CLASSES", "Comparison", "DemoReport", "Latency", "Reclaim", "SizeClass", "compare_cost", "size_class"]
 
@@ -228,22 +229,26 @@ class DemoReport:
         return table
 
 
-def compare_cost(
-    prices: ElastiCachePrices, *, object_bytes: int, moved_bytes: int, elapsed_s: float
-) -> tuple[Comparison, ...]:
-    """What ElastiCache would have cost for the same objects and the same traffic. ``elapsed_s`` is more than zero."""
+def compare_cost(book: PriceBook, *, object_bytes: int, moved_bytes: int, elapsed_s: float) -> tuple[Comparison, ...]:
+    """What ElastiCache would have cost for the same objects and the same traffic. ``elapsed_s`` is more than zero.
+
+    Raises:
+        PriceMissing: the price book does not say.
+    """
     hours = elapsed_s / 3600
     return (
-        Comparison(
-            name=f"ElastiCache, {prices.n_nodes(object_bytes)} x {prices.node}",
-            replay_usd=prices.nodes_usd(object_bytes, hours),
-            hour_usd=prices.nodes_usd(object_bytes, 1.0),
-        ),
-        Comparison(
-            name="ElastiCache Serverless (Valkey)",
-            replay_usd=prices.serverless_usd(object_bytes, moved_bytes, hours),
-            hour_usd=prices.serverless_usd(object_bytes, int(moved_bytes / hours), 1.0),
-        ),
+        _comparison(cheapest_nodes(book, object_bytes), hours),
+        _comparison(elasticache_serverless(book, "valkey", held_bytes=object_bytes, object_bytes=moved_bytes), hours),
+    )
+
+
+def _comparison(alternative: Alternative, hours: float) -> Comparison:
+    """Of an alternative for which the whole replay is one request, as large as all that it moved."""
+    cost = alternative.cost
+    return Comparison(
+        name=alternative.name,
+        replay_usd=cost.fixed_usd_per_hour * hours + cost.usd_per_request,
+        hour_usd=cost.usd_per_hour(1 / hours),
     )
 
 

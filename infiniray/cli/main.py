@@ -21,8 +21,13 @@ _COMMANDS = {
     "get": ("objects", "Read an object into a file."),
     "rm": ("objects", "Delete objects."),
     "ls": ("objects", "List objects."),
+    "deploy": ("deploy", "Make a cache's functions on AWS, and what they need."),
+    "undeploy": ("deploy", "Remove what deploy has made."),
     "demo": ("demo", "The whole system in under a minute, on this machine."),
     "bench": ("bench", "Measure this cache against others."),
+    "replay": ("replay", "Replay a trace against this cache, Redis, S3 or Ray's object store."),
+    "report": ("report", "One page with plots of what replays and simulations found."),
+    "cost": ("cost", "What a pool costs beside ElastiCache and S3, and what a bill came to."),
     "doctor": ("doctor", "Check this machine, and clear what was left behind."),
 }
 

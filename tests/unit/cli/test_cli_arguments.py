@@ -28,7 +28,7 @@ def test_help_names_every_command_and_imports_no_ray() -> None:
         "import sys; from infiniray.cli.main import main\ntry: main(['--help'])\nfinally: print('ray' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    for command in ("up", "down", "status", "put", "get", "rm", "ls", "stats", "demo", "bench", "doctor"):
+    for command in ("up", "down", "status", "put", "get", "rm", "ls", "stats", "demo", "bench", "cost", "doctor"):
         assert f"  {command} " in done.stdout
     assert done.stdout.strip().endswith("False")
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from workload_fakes import MISBEHAVIOURS, FakeCache, FakePlatform
 
+from infiniray.cost.price_book import load_price_book
 from workloads.demo import DemoOptions, ReclaimPoint, run_demo
-from workloads.demo_report import DemoReport, size_class
+from workloads.demo_report import DemoReport, compare_cost, size_class
 from workloads.errors import TraceError
 from workloads.generate import RegistryProfile, generate, write_registry
 from workloads.lookaside import Kind
-from workloads.prices import ElastiCachePrices
 from workloads.progress import Display
 from workloads.readers import read_registry
 from workloads.summary import summarize
@@ -175,19 +175,18 @@ def test_without_hits_there_are_no_percentiles(trace: Path) -> None:
 
 def test_costs_are_compared_for_the_replay_and_for_an_hour(trace: Path) -> None:
     ticks = itertools.count(step=0.001)
-    report, _ = run(trace, clock_s=lambda: next(ticks), prices=ElastiCachePrices(node_usd_per_hour=36.0))
+    report, _ = run(trace, clock_s=lambda: next(ticks), prices=load_price_book("2026"))
     nodes, serverless = report.comparisons
-    assert nodes.name == "ElastiCache, 1 x cache.r5.24xlarge"
-    assert nodes.replay_usd == pytest.approx(0.01 * report.elapsed_s)
-    assert nodes.hour_usd == 36.0
+    assert nodes.name == "ElastiCache, 1 x cache.r5.large"  # the cheapest that holds a few megabytes
+    assert nodes.replay_usd == pytest.approx(0.216 * report.elapsed_s / 3600)
+    assert nodes.hour_usd == pytest.approx(0.216)
     assert serverless.replay_usd == pytest.approx(serverless.hour_usd * report.elapsed_s / 3600)
 
 
-def test_more_bytes_than_a_node_holds_take_more_nodes() -> None:
-    prices = ElastiCachePrices(node_capacity_gb=10, node_usd_per_hour=2.0)
-    assert [prices.n_nodes(n) for n in (0, 1, 10**10, 10**10 + 1)] == [1, 1, 1, 2]
-    assert prices.nodes_usd(25 * 10**9, 0.5) == 3.0
-    assert prices.serverless_usd(10**9, 10**9, 1.0) == pytest.approx(0.084 + 0.0023)
+def test_serverless_is_compared_by_what_is_held_and_what_was_moved() -> None:
+    _, serverless = compare_cost(load_price_book("2026"), object_bytes=1 << 30, moved_bytes=1 << 30, elapsed_s=1800)
+    assert serverless.replay_usd == pytest.approx(0.084 / 2 + 0.0023 * 1.048576)
+    assert serverless.hour_usd == pytest.approx(0.084 + 2 * 0.0023 * 1.048576)
 
 
 def test_size_classes_meet_without_gap_or_overlap() -> None:
@@ -202,7 +201,7 @@ def test_tables_show_the_figures_and_shout_at_wrong_bytes(trace: Path) -> None:
         report.render(Console(file=out, width=120))
         text = out.getvalue()
         assert verdict in text
-        for shown in ("GETs", "resets", "degraded reads", "p99", "ElastiCache", "cache.r5.24xlarge", "16 / 12 / 0"):
+        for shown in ("GETs", "resets", "degraded reads", "p99", "ElastiCache", "cache.r5.large", "16 / 12 / 0"):
             assert shown in text
 
 
