@@ -25,8 +25,7 @@ def shared_lambda(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lambda]:
 def functions(shared_lambda: Lambda) -> Iterator[Lambda]:
     """The platform that most tests share; whatever they deploy and break is removed and mended."""
     yield shared_lambda
-    shared_lambda.admin.throttle(0)
-    shared_lambda.admin.fail(0)
+    shared_lambda.admin.clear_faults()
     for page in shared_lambda.boto.get_paginator("list_functions").paginate():
         for function in page["Functions"]:
             shared_lambda.boto.delete_function(FunctionName=function["FunctionName"])

@@ -125,6 +125,24 @@ def pacing(event, context):
     return seen
 
 
+def family(event, context):
+    """Leaves a process in its group, one in a session of its own, and a daemon behind; the gate holds it if it asks."""
+    pids = [subprocess.Popen(["sleep", "600"]).pid, subprocess.Popen(["sleep", "600"], start_new_session=True).pid]
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        daemon = os.fork()
+        if daemon == 0:
+            time.sleep(600)
+        os.write(write, str(daemon).encode())
+        os._exit(0)
+    pids.append(int(os.read(read, 16)))
+    os.wait()
+    if "gate" in event:
+        held(event, context)
+    return pids
+
+
 def spawn(event, context):
     """Leaves a process of its own behind."""
     return subprocess.Popen(["sleep", "600"]).pid

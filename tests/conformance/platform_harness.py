@@ -69,6 +69,11 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def descendants_of(pid: int) -> list[int]:
+    """Parents before their children."""
+    return [person for child in children_of(pid) for person in [child, *descendants_of(child)]]
+
+
 class Lambda:
     """Functions on one platform, by stock boto3; those deployed here go away at the end."""
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from infiniray.errors import ConfigError
 from infiniray.faas.local.admin import add_admin
 from infiniray.faas.local.api import add_function_api, refusals
+from infiniray.faas.local.kinship import adopt_orphans, end_children
 from infiniray.faas.local.platform import Platform
 from infiniray.faas.local.policies import read_timeline, run_reclaims, watch_memory
 from infiniray.faas.local.settings import LocalPlatformSettings
@@ -85,10 +86,13 @@ def _tell(ready_fd: int, runner: web.AppRunner) -> None:
 def main(directory: Path, settings: str, ready_fd: int | None, owner_fd: int | None, scratch: bool) -> None:
     """Run the embedded function platform until it is told to stop."""
     directory.mkdir(parents=True, exist_ok=True)
+    adopt_orphans()
     try:
         asyncio.run(serve(LocalPlatformSettings.model_validate_json(settings), directory, ready_fd, owner_fd))
     except (ConfigError, ValidationError) as error:
         raise click.ClickException(str(error)) from None
+    finally:
+        end_children()  # if the zygote was killed, what it owned is ours
     if scratch:  # after a failure its log is still wanted
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from aiohttp import web
 
 from infiniray.errors import PlatformError
 from infiniray.faas.local.api import PLATFORM
+from infiniray.faas.local.faults import FaultRule, check_share
 from infiniray.faas.local.instances import Instance, InstanceState
 from infiniray.faas.local.policies import resident_bytes
 from infiniray.faas.local.refusals import invalid
@@ -36,6 +38,7 @@ def add_admin(app: web.Application, stop: asyncio.Event) -> None:
     app.router.add_get(_ROOT + "/bill", _bill)
     app.router.add_post(_ROOT + "/reclaim", _reclaim)
     app.router.add_post(_ROOT + "/faults", _faults)
+    app.router.add_post(_ROOT + "/faults/clear", _clear_faults)
     app.router.add_post(_ROOT + "/network", _network)
     app.router.add_post(_ROOT + "/hang", _hang)
     app.router.add_post(_ROOT + "/shutdown", _shutdown)
@@ -51,15 +54,27 @@ class PlatformAdmin:
         self.endpoint = endpoint.rstrip("/")
 
     def instances(self, function: str | None = None) -> list[dict[str, Any]]:
-        """Function, id, pid, state, resident bytes, invocations and age in seconds of each living instance."""
-        rows: list[dict[str, Any]] = self._call("GET", "instances")
-        return [row for row in rows if function in (None, row["function"])]
+        """Each living instance, of one function or all.
+
+        Returns:
+            Rows of ``function``, ``id``, ``pid``, ``state`` (init, idle, busy), ``busy`` (an invocation has it, INIT
+            included), ``resident_bytes``, ``invocations``, ``age_s``, ``idle_s`` (since its last invocation, 0 if
+            busy), ``init_s``.
+        """
+        query = "" if function is None else "?" + urllib.parse.urlencode({"function": function})
+        rows: list[dict[str, Any]] = self._call("GET", "instances" + query)
+        return rows
 
     def reclaim(
-        self, n: int = 1, *, function: str | None = None, instance: str | None = None, everything: bool = False,
-        silent: bool = False, idle_only: bool = False,
+        self, n: int = 1, *, function: str | None = None, instance: str | None = None, share: float | None = None,
+        everything: bool = False, silent: bool = False, idle_only: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
         """Take instances away without notice: one by its id, all, all of a function, or ``n`` at random.
+
+        Args:
+            share: of all, or of the function's, this part at random (0 to 1, rounded to whole instances).
+            silent: their connections just fall silent: no FIN, no RST.
+            idle_only: spare those that an invocation has.
 
         Returns:
             ``reclaimed`` (ids), ``functions``, and ``silent``: how many went without a FIN.
@@ -68,6 +83,7 @@ class PlatformAdmin:
             "n": n,
             "function": function,
             "instance": instance,
+            "share": share,
             "all": everything,
             "silent": silent,
             "idle_only": idle_only,
@@ -75,13 +91,29 @@ class PlatformAdmin:
         answer: dict[str, Any] = self._call("POST", "reclaim", order)
         return answer
 
-    def throttle(self, n: int = 0, *, share: float = 0.0) -> None:
-        """Answer the next ``n`` invocations, or this share of all, with 429."""
-        self._call("POST", "faults", {"throttle_next": n, "throttle_share": share})
+    def throttle(self, n: int = 0, *, share: float = 0.0, function: str | None = None) -> None:
+        """Answer the next ``n`` invocations, of one function or of all, with 429, or this share of them from now on.
 
-    def fail(self, n: int) -> None:
-        """Answer the next ``n`` invocations with 500."""
-        self._call("POST", "faults", {"fail_next": n})
+        In place of what was said before for the same function, or for all; with neither, it ends.
+        """
+        self._order_fault("throttle", function, n=n, share=share)
+
+    def fail(self, n: int = 0, *, share: float = 0.0, function: str | None = None) -> None:
+        """The same with 500."""
+        self._order_fault("fail", function, n=n, share=share)
+
+    def delay(self, delay_ms: float, *, n: int = 0, share: float = 0.0, function: str | None = None) -> None:
+        """Keep the next ``n`` invocations, this share, or with neither all of them, waiting before anything else
+        happens to them, a refusal included."""
+        self._order_fault("delay", function, n=n, share=share if n or share else 1.0, delay_ms=delay_ms)
+
+    def clear_faults(self, function: str | None = None) -> None:
+        """End :meth:`throttle`, :meth:`fail` and :meth:`delay` that were said for a function, or all there are.
+        Those who are kept waiting go on."""
+        self._call("POST", "faults/clear", {"function": function})
+
+    def _order_fault(self, kind: str, function: str | None, **rule: float) -> None:
+        self._call("POST", "faults", {"kind": kind, "function": function, **rule})
 
     def slow(self, function: str, factor: float) -> None:
         """Divide what a function's instances can send by ``factor``."""
@@ -101,7 +133,7 @@ class PlatformAdmin:
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start (invocations, cold_starts, started, frozen, thawed, reclaimed, ended, throttled,
-        failed, function_errors, out_of_memory; alive is now), instances by state, and ``bill_usd``."""
+        failed, delayed, function_errors, out_of_memory; alive is now), instances by state, and ``bill_usd``."""
         stats: dict[str, Any] = self._call("GET", "stats")
         return stats
 
@@ -134,18 +166,22 @@ class PlatformAdmin:
 
 async def _instances(request: web.Request) -> web.Response:
     now_s = time.monotonic()
+    function = request.query.get("function")
     rows = [
         {
             "function": i.function.name,
             "id": i.id,
             "pid": i.pid,
             "state": i.state.value,
+            "busy": i.is_taken,
             "resident_bytes": resident_bytes(i.pid),
             "invocations": i.n_invocations,
             "age_s": round(now_s - i.started_s, 3),
+            "idle_s": 0.0 if i.is_taken else round(now_s - i.used_s, 3),
             "init_s": round(i.init_s, 6),
         }
         for i in request.app[PLATFORM].instances
+        if function in (None, i.function.name)
     ]
     return web.json_response(rows)
 
@@ -168,18 +204,32 @@ async def _reclaim(request: web.Request) -> web.Response:
             and (not order.get("idle_only") or instance.is_free)
         )
 
-    takes_all = order.get("all") or order.get("function") or order.get("instance")
-    chosen = platform.some_instances(len(platform.instances) if takes_all else int(order.get("n", 1)), accept)
+    chosen = platform.some_instances(_how_many(order, len(platform.living(accept))), accept)
     n_silent = platform.reclaim(chosen, is_silent=bool(order.get("silent")))
     answer = {"reclaimed": [i.id for i in chosen], "functions": [i.function.name for i in chosen], "silent": n_silent}
     return web.json_response(answer)
 
 
+def _how_many(order: dict[str, Any], n_all: int) -> int:
+    """Of ``n_all`` that can be taken."""
+    if order.get("share") is not None:
+        return round(check_share(order["share"]) * n_all)
+    takes_all = order.get("all") or order.get("function") or order.get("instance")
+    return n_all if takes_all else int(order.get("n", 1))
+
+
 async def _faults(request: web.Request) -> web.Response:
-    faults, order = request.app[PLATFORM].faults, await request.json()
-    for name in ("throttle_next", "fail_next", "throttle_share"):
-        if name in order:
-            setattr(faults, name, order[name])
+    platform, order = request.app[PLATFORM], await request.json()
+    function = order.get("function")
+    if function is not None:
+        platform.registry.get(str(function))
+    kind, rule = FaultRule.parse(order)
+    platform.faults.order(kind, rule, function)
+    return web.json_response({})
+
+
+async def _clear_faults(request: web.Request) -> web.Response:
+    request.app[PLATFORM].faults.clear((await request.json()).get("function"))
     return web.json_response({})
 
 

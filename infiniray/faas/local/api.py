@@ -51,6 +51,9 @@ def add_function_api(app: web.Application, platform: Platform) -> None:
     app.router.add_put("/2017-10-31/functions/{name}/concurrency", put_concurrency)
     app.router.add_delete("/2017-10-31/functions/{name}/concurrency", delete_concurrency)
     app.router.add_get("/2019-09-30/functions/{name}/concurrency", get_concurrency)
+    app.router.add_get("/2017-03-31/tags/{name}", list_tags)
+    app.router.add_post("/2017-03-31/tags/{name}", tag)
+    app.router.add_delete("/2017-03-31/tags/{name}", untag)
     app.router.add_get("/2016-08-19/account-settings", account_settings)
     app.router.add_get("/2016-08-19/account-settings/", account_settings)
 
@@ -244,6 +247,23 @@ async def get_concurrency(request: web.Request) -> web.Response:
 
 async def delete_concurrency(request: web.Request) -> web.Response:
     request.app[PLATFORM].registry.reserve_concurrency(_name(request), None)
+    return web.Response(status=204)
+
+
+async def list_tags(request: web.Request) -> web.Response:
+    return web.json_response({"Tags": request.app[PLATFORM].registry.get(_name(request)).tags})
+
+
+async def tag(request: web.Request) -> web.Response:
+    tags = (await _body(request)).get("Tags")
+    if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
+        raise invalid("Tags must be a mapping of text to text")
+    request.app[PLATFORM].registry.tag(_name(request), tags)
+    return web.Response(status=204)
+
+
+async def untag(request: web.Request) -> web.Response:
+    request.app[PLATFORM].registry.untag(_name(request), request.query.getall("tagKeys", []))
     return web.Response(status=204)
 
 

@@ -167,6 +167,15 @@ class FunctionRegistry:
         self._functions[name] = function
         return function
 
+    def tag(self, name: str, tags: dict[str, str]) -> None:
+        """Add tags, or give them other values; instances stay."""
+        function = self.get(name)
+        self._functions[name] = replace(function, tags={**function.tags, **tags})
+
+    def untag(self, name: str, keys: list[str]) -> None:
+        function = self.get(name)
+        self._functions[name] = replace(function, tags={k: v for k, v in function.tags.items() if k not in keys})
+
     def delete(self, name: str) -> None:
         self.get(name)
         del self._functions[name]

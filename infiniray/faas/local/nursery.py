@@ -40,7 +40,7 @@ class Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "infiniray.faas.local.zygote", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", "infiniray.faas.local.zygote", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
@@ -11,15 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from infiniray.faas.local.faults import FaultKind, Faults
 from infiniray.faas.local.functions import Function, FunctionRegistry
 from infiniray.faas.local.instances import Instance, InstanceState, Outcome
 from infiniray.faas.local.metering import Meter
 from infiniray.faas.local.network import Network
 from infiniray.faas.local.nursery import Nursery
 from infiniray.faas.local.refusals import Refusal, service_error, too_many
+from infiniray.faas.local.scaling import ScalingLimit
 from infiniray.faas.local.settings import LocalPlatformSettings
 
-__all__ = ["Faults", "Platform"]
+__all__ = ["Platform"]
 
 #: Processes forked at the same time: more only queue for the processors.
 _FORKS_AT_ONCE = 8
@@ -27,25 +30,16 @@ _FORKS_AT_ONCE = 8
 _FORK_PLACE_S = 0.5
 _END_TIMEOUT_S = 5.0
 _COUNTERS = (
-    "invocations", "cold_starts", "throttled", "failed", "function_errors", "out_of_memory",
+    "invocations", "cold_starts", "throttled", "failed", "delayed", "function_errors", "out_of_memory",
     "started", "frozen", "thawed", "reclaimed", "ended", "alive",
 )  # fmt: skip
-
-
-@dataclass(slots=True)
-class Faults:
-    """What the next invocations meet: counts go down to zero."""
-
-    throttle_next: int = 0
-    fail_next: int = 0
-    #: share of all invocations that are throttled, 0 to 1
-    throttle_share: float = 0.0
 
 
 @dataclass(slots=True)
 class _Fleet:
     """The instances of one function."""
 
+    scaling: ScalingLimit
     instances: list[Instance] = field(default_factory=list)
     n_running: int = 0  # invocations, those that wait for a new instance included
 
@@ -60,9 +54,9 @@ class Platform:
         self.registry = FunctionRegistry(directory / "code")
         self.meter = Meter(directory / "bill.jsonl", settings)
         self.network = Network(settings.bandwidth)
-        self.faults = Faults()
         self.counters: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
         self.random = random.Random(settings.seed)
+        self.faults = Faults(self.random)
         self._nursery = Nursery.start(on_broken)
         self._forking = asyncio.Semaphore(_FORKS_AT_ONCE)
         self._fleets: dict[str, _Fleet] = {}
@@ -77,14 +71,15 @@ class Platform:
         Raises:
             Refusal: throttled, or a service error.
         """
+        await self._meet_faults(function.name)
         if self._is_closed:
             raise service_error()
-        self._meet_faults()
-        fleet = self._fleets.setdefault(function.name, _Fleet())
+        function = self.registry.get(function.name)  # a delay may have outlived what was asked for
+        fleet = self._fleet(function.name)
         self._admit(function, fleet)
         instance = self._pick(function, fleet)
-        if instance is None and self.counters["alive"] >= self.settings.max_instances:
-            self._throttle("ConcurrentInvocationLimitExceeded")
+        if instance is None:
+            self._admit_instance(fleet)
         self.counters["invocations"] += 1
         fleet.n_running += 1
         try:
@@ -107,14 +102,21 @@ class Platform:
         )
         return outcome
 
-    def _meet_faults(self) -> None:
-        faults = self.faults
-        if faults.fail_next:
-            faults.fail_next -= 1
+    def _fleet(self, name: str) -> _Fleet:
+        if name not in self._fleets:
+            limit = ScalingLimit(n_instances=self.settings.scaling_instances, window_s=self.settings.scaling_window_s)
+            self._fleets[name] = _Fleet(limit)
+        return self._fleets[name]
+
+    async def _meet_faults(self, function: str) -> None:
+        delay = self.faults.meets(FaultKind.DELAY, function)
+        if delay is not None:
+            self.counters["delayed"] += 1
+            await self.faults.stall(delay, function)
+        if self.faults.meets(FaultKind.FAIL, function):
             self.counters["failed"] += 1
             raise service_error()
-        if faults.throttle_next or (faults.throttle_share and self.random.random() < faults.throttle_share):
-            faults.throttle_next = max(0, faults.throttle_next - 1)
+        if self.faults.meets(FaultKind.THROTTLE, function):
             self._throttle("ConcurrentInvocationLimitExceeded")
 
     def _admit(self, function: Function, fleet: _Fleet) -> None:
@@ -124,9 +126,18 @@ class Platform:
         if sum(other.n_running for other in self._fleets.values()) >= self.settings.concurrency_limit:
             self._throttle("ConcurrentInvocationLimitExceeded")
 
-    def _throttle(self, reason: str) -> None:
+    def _admit_instance(self, fleet: _Fleet) -> None:
+        """May it get one more?"""
+        if self.counters["alive"] >= self.settings.max_instances:
+            self._throttle("ConcurrentInvocationLimitExceeded")
+        wait_s = fleet.scaling.wait_s(time.monotonic())
+        if wait_s > 0:
+            # AWS names no reason for this limit; of those that it has, this is the one of a function's rate.
+            self._throttle("FunctionInvocationRateLimitExceeded", wait_s)
+
+    def _throttle(self, reason: str, retry_after_s: float = 0.0) -> None:
         self.counters["throttled"] += 1
-        raise too_many(reason)
+        raise too_many(reason, math.ceil(retry_after_s))
 
     def _pick(self, function: Function, fleet: _Fleet) -> Instance | None:
         """A free instance of the function as it is now."""
@@ -145,6 +156,7 @@ class Platform:
         """A new instance, after its INIT: taken, or with its :attr:`Instance.init_failure`."""
         instance = Instance(function, self._changed)
         fleet.instances.append(instance)
+        fleet.scaling.note(instance.started_s)
         self.counters["alive"] += 1
         self.counters["started"] += 1
         try:
@@ -207,13 +219,17 @@ class Platform:
 
     def some_instances(self, n: int, accept: Callable[[Instance], bool] = lambda _: True) -> list[Instance]:
         """``n`` of the living that ``accept`` takes, at random (seeded)."""
-        alive = [i for i in self.instances if i.pid and not i.kill_reason and accept(i)]
+        alive = self.living(accept)
         return self.random.sample(alive, min(n, len(alive)))
+
+    def living(self, accept: Callable[[Instance], bool] = lambda _: True) -> list[Instance]:
+        """Those that ``accept`` takes and nobody has killed yet."""
+        return [i for i in self.instances if i.pid and not i.kill_reason and accept(i)]
 
     def retire(self, name: str) -> None:
         """The function changed, or went: its idle instances serve no more."""
         revision = self.registry.revision_of(name)
-        for instance in list(self._fleets.get(name, _Fleet()).instances):
+        for instance in list(self._fleet(name).instances):
             if instance.is_free and instance.function.revision != revision:
                 instance.kill("outdated")
 
@@ -233,6 +249,7 @@ class Platform:
         if self._is_closed:
             return
         self._is_closed = True
+        self.faults.clear()
         self.network.close()
         for instance in self.instances:
             instance.kill("shutdown")

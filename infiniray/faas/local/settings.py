@@ -47,6 +47,8 @@ class LocalPlatformSettings(BaseModel):
     )
     silent_reclaims: bool = Field(False, description="reclaimed connections just fall silent: no FIN, no RST")
     concurrency_limit: int = Field(1000, ge=1, description="invocations at once, over all functions")
+    scaling_instances: int = Field(1000, ge=1, description="new instances of one function in scaling_window_s")
+    scaling_window_s: Seconds = Field(10.0, gt=0)
     max_instances: int = Field(2000, ge=1, description="processes at once")
     init_timeout_s: Seconds = Field(10.0, gt=0)
     billing_step_ms: int = Field(

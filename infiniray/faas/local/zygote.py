@@ -11,7 +11,6 @@ for the instance's output. Out: ``{"token", "pid"}`` and ``{"exited": pid, "stat
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -26,45 +25,106 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-__all__ = ["die_with_parent", "serve"]
+from infiniray.faas.local.kinship import (
+    Lifeline,
+    adopt_orphans,
+    children,
+    die_with_parent,
+    end_children,
+    wake_with_parent,
+)
 
-_PR_SET_PDEATHSIG = 1
+__all__ = ["Zygote"]
+
 _MESSAGE_BYTES = 1 << 16
+_LIFELINE = 3  # its number in an instance
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that happens."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we asked
-        os._exit(1)
+class Zygote:
+    """I fork instances on request and own whatever comes of them. When the platform closes its end of the channel, or
+    ends, they all end."""
 
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._lifeline = Lifeline()
+        # By pidfd, because a SIGCHLD would come with every freeze and thaw, too.
+        self._instances: dict[int, int] = {}  # {pidfd: pid}
+        self._strays: dict[int, int] = {}  # {pidfd: pid} of what instances left behind, being killed
+        self._events = select.poll()
+        self._events.register(channel.fileno(), select.POLLIN)
 
-def serve(channel: socket.socket, parent: int) -> None:
-    """Fork on request until the other end closes; then end every instance."""
-    die_with_parent(parent)
-    _prepare()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    children: dict[int, int] = {}  # {pidfd: pid}; a SIGCHLD would come with every freeze and thaw, too
-    events = select.poll()
-    events.register(channel.fileno(), select.POLLIN)
-    try:
-        while True:
-            for number, _ in events.poll():
-                if number in children:
-                    events.unregister(number)
-                    _report_exit(channel, children.pop(number), number)
-                    continue
-                message, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 1)
+    def serve(self) -> None:
+        """Until the other end closes."""
+        adopt_orphans()
+        wake_with_parent()
+        _prepare()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            while self._serve_once():
+                pass
+        finally:
+            for pid in self._instances.values():
+                _kill_group(pid)
+            end_children()
+
+    def _serve_once(self) -> bool:
+        """What there is to do now; False when the platform wants no more."""
+        is_anybody_gone = False
+        for number, _ in self._events.poll():
+            if number == self._channel.fileno():
+                message, descriptors, _, _ = socket.recv_fds(self._channel, _MESSAGE_BYTES, 1)
                 if not message:
-                    return
-                pid = _spawn(channel, json.loads(message), descriptors[0])
-                pidfd = os.pidfd_open(pid)
-                children[pidfd] = pid
-                events.register(pidfd, select.POLLIN)
-    finally:
-        for pid in children.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
+                    return False
+                self._spawn(json.loads(message), descriptors[0])
+            else:
+                is_anybody_gone = True
+                self._bury(number)
+        if is_anybody_gone:
+            self._end_strays()
+        return True
+
+    def _spawn(self, order: dict[str, Any], output: int) -> None:
+        zygote = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _become_instance(order, output, zygote, self._lifeline)
+        os.close(output)
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(pid, pid)
+        self._watch(pid, self._instances)
+        self._tell({"token": order["token"], "pid": pid})
+
+    def _watch(self, pid: int, group: dict[int, int]) -> None:
+        pidfd = os.pidfd_open(pid)
+        group[pidfd] = pid
+        self._events.register(pidfd, select.POLLIN)
+
+    def _bury(self, pidfd: int) -> None:
+        self._events.unregister(pidfd)
+        os.close(pidfd)
+        if pidfd in self._strays:
+            os.waitpid(self._strays.pop(pidfd), 0)
+            return
+        pid = self._instances.pop(pidfd)
+        _kill_group(pid)  # what it had started itself; its id is ours until we reap it
+        _, status = os.waitpid(pid, 0)
+        self._tell({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    def _end_strays(self) -> None:
+        """Those whose instance has ended are our children now; while it lives, they are its."""
+        known = {*self._instances.values(), *self._strays.values()}
+        for pid in children():
+            if pid not in known:
+                os.kill(pid, signal.SIGKILL)
+                self._watch(pid, self._strays)
+
+    def _tell(self, news: dict[str, Any]) -> None:
+        self._channel.send(json.dumps(news).encode())
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _prepare() -> None:
@@ -76,37 +136,19 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def _report_exit(channel: socket.socket, pid: int, pidfd: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # what it had started itself; its id is ours until we reap it
-        os.killpg(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    os.close(pidfd)
-    channel.send(json.dumps({"exited": pid, "status": os.waitstatus_to_exitcode(status)}).encode())
-
-
-def _spawn(channel: socket.socket, order: dict[str, Any], output: int) -> int:
-    zygote = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        _become_instance(order, output, zygote)
-    os.close(output)
-    with contextlib.suppress(PermissionError, ProcessLookupError):
-        os.setpgid(pid, pid)
-    channel.send(json.dumps({"token": order["token"], "pid": pid}).encode())
-    return pid
-
-
-def _become_instance(order: dict[str, Any], output: int, zygote: int) -> NoReturn:
+def _become_instance(order: dict[str, Any], output: int, zygote: int, lifeline: Lifeline) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)
         die_with_parent(zygote)
+        adopt_orphans()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.closerange(3, 1 + max(int(number) for number in os.listdir("/proc/self/fd")))
+        lifeline.hold(_LIFELINE)
+        os.closerange(_LIFELINE + 1, 1 + max(int(number) for number in os.listdir("/proc/self/fd")))
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
         sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
@@ -145,4 +187,4 @@ def _run_handler(root: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    Zygote(socket.socket(fileno=int(sys.argv[1]))).serve()
