@@ -371,10 +371,10 @@ class Node:
         else:
             self._stimulate(Stimulus.REQUEST)
 
-    def invoke_peer(self) -> SessionId | None:
-        """Invoke the function while it is busy, so that the platform serves with a second instance; None: too many
-        invocations are out."""
-        if len(self._invoked) > MAX_INVOCATIONS:
+    def invoke_peer(self, *, n_others: int = 1) -> SessionId | None:
+        """Invoke the function while it is busy, so that the platform serves with another instance; None: more than
+        ``n_others`` invocations are out, beside those that requests may need."""
+        if len(self._invoked) >= MAX_INVOCATIONS + n_others:
             return None
         return self._send_invocation("backup")
 

@@ -134,7 +134,7 @@ class Recovery:
         return True
 
     def _search_now(self, node: Node) -> None:
-        if node.invoke_peer() is None:
+        if node.invoke_peer(n_others=MAX_SEARCHES) is None:
             self._ask(node)
         else:
             self._searched.add(node.id)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Repairs"]
 
 REPAIR_DEADLINE_S = 30.0
-#: An object whose repair failed is looked at again after this.
-RETRY_S = 10.0
+#: Objects whose repair failed, for want of room say, are looked at again after this.
+RETRY_S = 60.0
 Name = tuple[str, int]
 
 
@@ -42,13 +42,14 @@ class Repairs:
         self._n_begun = 0
         self._n_queued = 0
         self._is_paused = False
+        self._failed: dict[Name, ObjectRecord] = {}
 
     # ------------------------------------------------------------ what others tell and ask
 
     @property
     def n_endangered(self) -> int:
         """Objects that are known to have lost chunks and are not whole again."""
-        return len(self._waiting) + len(self._running)
+        return len(self._waiting) + len(self._running) + len(self._failed)
 
     def is_running(self, record: ObjectRecord) -> bool:
         """Whether lost chunks of it are being rebuilt."""
@@ -96,11 +97,17 @@ class Repairs:
         """A rebuild or its storing is over."""
         self._running.discard(record.name)
         if failed and self._shard.is_current(record) and self._shard.lost_chunks(record):
-            self._waiting.add(record.name)
-            self._push(record)
-            self._pause(RETRY_S)
-        else:
-            self.pump()
+            if not self._failed:
+                self._context.set_timer(("repair-again", 0), RETRY_S)
+            self._failed[record.name] = record
+        self.pump()
+
+    def on_again(self) -> None:
+        """Those that failed may succeed by now."""
+        failed, self._failed = self._failed, {}
+        for record in failed.values():
+            if self._shard.is_current(record) and self._shard.lost_chunks(record):
+                self.add(record)
 
     def on_timer(self) -> None:
         self._is_paused = False

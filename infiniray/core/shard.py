@@ -142,6 +142,7 @@ class ShardState:
         self._own_timers: dict[str, Callable[[], None]] = {
             "sweep": self._sweep,
             "repair": self.repairs.on_timer,
+            "repair-again": self.repairs.on_again,
             "recovery": lambda: self._recovery.on_timeout() if self._recovery else None,
             "recover-again": lambda: self._recovery.on_again() if self._recovery else None,
         }

@@ -524,6 +524,10 @@ class _Schedule:
     def _come_to_rest(self) -> None:
         """Let everything end; then nothing is open, and the memory in use is that of the objects."""
         self.driver.clock.run(self.driver.clock.now_s + _REST_S)
+        for _ in range(int(_REST_S)):  # a repair may just have begun
+            if not self.state.operations:
+                break
+            self.driver.clock.run(self.driver.clock.now_s + 1.0)
         self._check()
         if self.state.operations or self.driver.open_operations:
             raise Violation(f"left open: {self.state.operations}, {self.driver.open_operations}")
