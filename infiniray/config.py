@@ -21,8 +21,8 @@ from infiniray.errors import ConfigError, SchemeError
 from infiniray.faas.local.settings import LocalPlatformSettings
 from infiniray.units import Bytes, Seconds
 
-__all__ = ["CodecConfig", "Config", "LimitsConfig", "PlatformConfig", "PoolConfig", "ReadConfig", "RedundancyRule",
-           "RingConfig", "SessionConfig"]  # fmt: skip
+__all__ = ["CodecConfig", "Config", "DeployConfig", "LimitsConfig", "PlatformConfig", "PoolConfig", "ReadConfig",
+           "RedundancyRule", "RingConfig", "SessionConfig"]  # fmt: skip
 
 _ENV_PREFIX = "INFINIRAY_"
 #: Set by the system itself, not settings.
@@ -138,6 +138,68 @@ class PlatformConfig(_Section):
     local: LocalPlatformSettings = Field(default_factory=LocalPlatformSettings)
 
 
+#: What CloudWatch Logs takes: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
+_RetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922,
+                         3288, 3653]  # fmt: skip
+
+
+class DeployConfig(_Section):
+    """What ``infiniray deploy`` makes, beside the pool's own settings. The region is ``platform.region``."""
+
+    account: str | None = Field(
+        None, pattern=r"^\d{12}$", description="deploy to this account only; None: the credentials' own"
+    )
+    role: str | None = Field(
+        None,
+        pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/.+$",
+        description="execution role, there already; None: make one that may write logs, and nothing else",
+    )
+    architecture: Literal["x86_64", "arm64"] = "x86_64"
+    subnets: tuple[str, ...] = Field((), max_length=16, description="attach the functions to these; (): to no VPC")
+    security_groups: tuple[str, ...] = Field((), max_length=5, description="of the functions, in the subnets' VPC")
+    code_bucket: str | None = Field(
+        None, min_length=3, max_length=63, description="upload the code here once; None: with every function"
+    )
+    log_retention_days: _RetentionDays = 7
+    reserved_concurrency: int | None = Field(
+        None, ge=2, description="kept free for each function; 2: a node and its peer replica. None: the account's pool"
+    )
+    tags: dict[str, str] = Field(default_factory=dict, max_length=40, description="on everything, beside its own")
+
+    @field_validator("subnets")
+    @classmethod
+    def _are_subnets(cls, ids: tuple[str, ...]) -> tuple[str, ...]:
+        return _with_prefix("subnet-", ids)
+
+    @field_validator("security_groups")
+    @classmethod
+    def _are_groups(cls, ids: tuple[str, ...]) -> tuple[str, ...]:
+        return _with_prefix("sg-", ids)
+
+    @field_validator("tags")
+    @classmethod
+    def _are_the_users(cls, tags: dict[str, str]) -> dict[str, str]:
+        taken = sorted(key for key in tags if key.lower().startswith(("aws:", "infiniray:")))
+        if taken:
+            raise ValueError(f"tags that begin with aws: or infiniray: are not yours to set: {', '.join(taken)}")
+        if any(not 0 < len(key) <= 128 or len(value) > 256 for key, value in tags.items()):
+            raise ValueError("a tag's key has 1 to 128 characters, its value at most 256")
+        return tags
+
+    @model_validator(mode="after")
+    def _is_whole_vpc(self) -> DeployConfig:
+        if bool(self.subnets) != bool(self.security_groups):
+            raise ValueError("subnets and security_groups go together: a VPC attachment needs both")
+        return self
+
+
+def _with_prefix(prefix: str, ids: tuple[str, ...]) -> tuple[str, ...]:
+    other = [text for text in ids if not text.startswith(prefix)]
+    if other or len(set(ids)) != len(ids):
+        raise ValueError(f"{other[0]!r} does not begin with {prefix}" if other else "one is given twice")
+    return ids
+
+
 class Config(_Section):
     """The whole tree. Build it with :meth:`load`; attributes are read-only.
 
@@ -158,6 +220,7 @@ class Config(_Section):
     codec: CodecConfig = CodecConfig()
     limits: LimitsConfig = LimitsConfig()
     platform: PlatformConfig = Field(default_factory=PlatformConfig)
+    deploy: DeployConfig = Field(default_factory=DeployConfig)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

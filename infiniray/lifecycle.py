@@ -17,6 +17,7 @@ from infiniray.cluster.state import ProcessMark, StateDirectory
 from infiniray.cluster.steps import run
 from infiniray.config import Config
 from infiniray.errors import CacheUnavailable, ConfigError
+from infiniray.faas.deploy.adopt import deployed_secret, is_deployed_apart
 from infiniray.faas.local.launch import LocalPlatform
 from infiniray.settings import settings_of
 
@@ -54,7 +55,8 @@ def start(
     Raises:
         ConfigError: a setting is not valid.
         CacheUnavailable: a cache of this name already runs, or Ray cannot be reached.
-        PlatformError: the functions could not be created.
+        PlatformError: the functions could not be created; NotDeployed: on a platform with an ``endpoint_url`` they
+            are not there as configured.
     """
     settings = settings_of(config, sections, nodes=nodes, shards=shards, memory_mb=memory_mb, scheme=scheme, name=name)
     if settings.platform.kind != "local":
@@ -64,9 +66,11 @@ def start(
     try:
         owned.connect_ray(address, object_store_bytes)
         _refuse_second(settings.name)
+        apart = is_deployed_apart(settings)
+        secret = deployed_secret(settings, settings.platform.endpoint_url) if apart else None
         endpoint_url = owned.start_platform(settings)
         owned.cache_name = settings.name
-        bring_up(settings, platform_endpoint=endpoint_url, owner=ProcessMark.of())
+        bring_up(settings, platform_endpoint=endpoint_url, owner=ProcessMark.of(), secret=secret)
         atexit.register(owned.close)
         return Cache._of(settings.name, address=rayapi.address(), on_close=owned.close)
     except BaseException:
@@ -92,6 +96,9 @@ class _Owned:
         self._stack.callback(rayapi.disconnect)
 
     def start_platform(self, settings: Config) -> str:
+        """The endpoint of a platform for this cache alone, or of the one that is configured: `deploy` prepares that."""
+        if settings.platform.endpoint_url is not None:
+            return settings.platform.endpoint_url
         handle = LocalPlatform.start(settings.platform.local, owned=True)
         self._stack.callback(handle.stop)
         return str(handle.endpoint)

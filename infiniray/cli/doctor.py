@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import click
 
-from infiniray.cli.output import json_option, print_json, reports_errors, results
+from infiniray.cli.output import json_option, name_option, print_json, reports_errors, results
 
 __all__ = ["Finding", "doctor"]
 
@@ -81,8 +82,6 @@ def _loopback() -> Iterator[Finding]:
 
 def _clock() -> Iterator[Finding]:
     """Expiry is Unix time: a clock far off lets objects expire early or late."""
-    from pathlib import Path
-
     if time.time() + 86_400 < Path(__file__).stat().st_mtime:
         yield Finding("clock", "warn", time.ctime(), "it is behind the files of this package: set it")
     else:
@@ -106,6 +105,41 @@ def _leftovers() -> Iterator[Finding]:
         yield Finding("leftovers", "ok", "none")
 
 
+def _running_code() -> Iterator[Finding]:
+    """Functions keep the code that they were made with: an upgrade of this package does not reach them by itself."""
+    from infiniray.cluster.state import StateDirectory
+    from infiniray.errors import PlatformError
+    from infiniray.faas.deploy.check import count_other_code
+
+    for record in StateDirectory().records():
+        if record.platform is None or record.platform_endpoint is None or not record.platform.is_alive():
+            continue
+        try:
+            n_other, n_all = count_other_code(record.platform_endpoint, record.name)
+        except PlatformError as error:
+            yield Finding("agent code", "warn", f"cache {record.name!r}: {error}", "infiniray down, infiniray up")
+            continue
+        if n_other:
+            found = f"cache {record.name!r}: {n_other} of {n_all} functions run other code than this installation's"
+            yield Finding("agent code", "warn", found, "infiniray down, infiniray up (what it holds is gone)")
+        else:
+            yield Finding("agent code", "ok", f"cache {record.name!r} runs this installation's")
+
+
+def _deployment(config: Path | None, settings: tuple[str, ...], name: str) -> Iterator[Finding]:
+    """What a configuration says is deployed, as it is."""
+    from infiniray.cli.running import configuration
+    from infiniray.faas.deploy.adopt import is_deployed_apart
+    from infiniray.faas.deploy.check import check_deployment
+
+    if config is None and not settings:
+        return
+    chosen = configuration(config, settings, name=name, nodes=None, shards=None, memory_mb=None, scheme=None)
+    if is_deployed_apart(chosen):
+        for seen in check_deployment(chosen):
+            yield Finding(seen.subject, seen.level, seen.found, seen.advice)
+
+
 _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _python,
     _packages,
@@ -114,15 +148,26 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _loopback,
     _clock,
     _leftovers,
+    _running_code,
 )
 
 
 @click.command()
 @click.option("--fix", is_flag=True, help="End and remove what crashed caches left behind.")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A YAML file: check what is deployed of it, too.",
+)
+@click.option("--set", "settings", multiple=True, metavar="SECTION.NAME=VALUE", help="Any setting; may be repeated.")
+@name_option
 @json_option
 @reports_errors
-def doctor(fix: bool, as_json: bool) -> None:
-    """Check this machine. Exit code 1 if something is missing that the cache cannot do without."""
+def doctor(fix: bool, config: Path | None, settings: tuple[str, ...], name: str, as_json: bool) -> None:
+    """Check this machine, and with --config what is deployed: credentials, clock, functions, their code.
+
+    Exit code 1 if something is missing that the cache cannot do without.
+    """
     from rich.table import Table
 
     cleared: list[str] = []
@@ -132,6 +177,7 @@ def doctor(fix: bool, as_json: bool) -> None:
 
         cleared = clear_leftovers(StateDirectory())
     findings = [finding for check in _CHECKS for finding in check()]
+    findings += _deployment(config, settings, name)
     if as_json:
         print_json({"findings": [asdict(finding) for finding in findings], "cleared": cleared})
     else:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from infiniray.cache import Cache
     from infiniray.config import Config
 
-__all__ = ["down", "status", "up"]
+__all__ = ["configuration", "down", "status", "up"]
 
 _WATCH_S = 1.0
 
@@ -49,7 +49,7 @@ def up(
 
     Done again, it completes what is missing, and says that it is running.
     """
-    chosen = _configuration(config, settings, name=name, nodes=nodes, shards=shards, memory_mb=memory_mb, scheme=scheme)
+    chosen = configuration(config, settings, name=name, nodes=nodes, shards=shards, memory_mb=memory_mb, scheme=scheme)
     from infiniray.cluster.hosting import host
     from infiniray.cluster.state import StateDirectory
 
@@ -70,7 +70,7 @@ def up(
     says().print(f"in Python: infiniray.connect({name!r})   here: infiniray put FILE KEY, infiniray down", markup=False)
 
 
-def _configuration(config: Path | None, settings: tuple[str, ...], **short: Any) -> Config:
+def configuration(config: Path | None, settings: tuple[str, ...], **short: Any) -> Config:
     """The configuration that the options describe.
 
     Raises:

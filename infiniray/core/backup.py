@@ -300,6 +300,12 @@ class Backups:
             self._ask(node)
         return self.is_on
 
+    def request_all(self) -> None:
+        """Have every node backed up that holds anything."""
+        for node in self._shard.nodes.values():
+            if node.custody.holdings:
+                self.request(node)
+
     def is_expected(self, node: Node) -> bool:
         """Whether a backup of the node is going on, or about to."""
         return node.backup is not None or node.id in self._asked

@@ -13,6 +13,7 @@ from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, Sess
 from infiniray.wire.describe import ChunkInfo, SeqSpans
 
 __all__ = [
+    "BackupRequested",
     "ByeReceived",
     "ChunkArrived",
     "ChunkCopied",
@@ -110,6 +111,11 @@ class TouchRequested:
     op: OpId
     key: str
     expires_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupRequested:
+    """An operator wants every node backed up now, as far as slots allow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +291,7 @@ class TimerFired:
 
 
 Event = (
-    Started | PutRequested | GetRequested | DeleteRequested | TouchRequested | OpCancelled
+    Started | BackupRequested | PutRequested | GetRequested | DeleteRequested | TouchRequested | OpCancelled
     | LinkOpened | LinkClosed | PongReceived | ByeReceived
     | ChunkStored | ChunkArrived | ChunkMissing | ChunkDamaged | FetchCancelled | ChunksDeleted | RequestRefused
     | Retained | InventoryArrived | ChunkCopied | CopyFailed | CopyRegistered | SlotAnswered | Deposed

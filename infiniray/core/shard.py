@@ -106,6 +106,7 @@ class ShardState:
             ev.DeleteRequested: self._delete,
             ev.TouchRequested: self._touch,
             ev.OpCancelled: self._cancel,
+            ev.BackupRequested: lambda e: self.backups.request_all(),
             ev.LinkOpened: self._link_opened,
             ev.LinkClosed: self._link_closed,
             ev.PongReceived: lambda e: self._at_link(e.link, lambda node: node.on_pong(e.link, e.session)),

@@ -95,3 +95,22 @@ def test_shipped_files_are_valid(file: Path) -> None:
 
 def test_local_yaml_writes_out_the_defaults() -> None:
     assert load(file=CONFIGS / "local.yaml") == Config()
+
+
+@pytest.mark.parametrize(
+    ("deploy", "says"),
+    [
+        ({"subnets": ["subnet-1"]}, "security_groups go together"),
+        ({"subnets": ["sg-1"], "security_groups": ["sg-1"]}, "does not begin with subnet-"),
+        ({"subnets": ["subnet-1"], "security_groups": ["sg-1", "sg-1"]}, "given twice"),
+        ({"tags": {"infiniray:cache": "x"}}, "not yours to set"),
+        ({"account": "12345"}, "deploy.account"),
+        ({"role": "my-role"}, "deploy.role"),
+        ({"log_retention_days": 8}, "deploy.log_retention_days"),
+        ({"architecture": "x86"}, "deploy.architecture"),
+        ({"reserved_concurrency": 1}, "deploy.reserved_concurrency"),
+    ],
+)
+def test_deploy_settings_that_aws_would_refuse_are_refused_here(deploy: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Config.load(None, {"deploy": deploy}, environ={})

@@ -1,0 +1,72 @@
+"""Using functions that ``infiniray deploy`` has made: checked before anything relies on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from infiniray.config import Config
+from infiniray.errors import NotDeployed
+from infiniray.faas.deploy.clients import control_client, scope_of
+from infiniray.faas.deploy.functions import read_functions
+from infiniray.faas.deploy.resources import SECRET, FunctionState
+from infiniray.faas.deploy.scope import node_names
+
+__all__ = ["deployed_secret", "is_deployed_apart", "require_deployed"]
+
+_SHOWN = 3
+
+
+def is_deployed_apart(config: Config) -> bool:
+    """Whether the pool's functions are made by ``infiniray deploy``: on any platform that ``infiniray up`` does not
+    start itself."""
+    return config.platform.kind == "aws" or config.platform.endpoint_url is not None
+
+
+def deployed_secret(config: Config, endpoint_url: str | None) -> str:
+    """The secret, as hex, that the deployed functions of ``config`` share, once they are seen to be all there.
+
+    It asks for each function by name, as the shards' host may (:mod:`~infiniray.faas.deploy.host_policy`).
+
+    Raises:
+        NotDeployed: functions are missing, half made, not the cache's own, or not as configured.
+        DeployError: the platform refused, or cannot be reached.
+    """
+    # tags say the cache and the region; the account is whatever the credentials are of
+    scope = scope_of(config)
+    names = node_names(config)
+    states = read_functions(control_client(endpoint_url, config.platform.region), scope, names)
+    require_deployed(config, states)
+    return states[names[0]].environment[SECRET]
+
+
+def require_deployed(config: Config, states: Mapping[str, FunctionState]) -> None:
+    """Make sure that ``states`` are all the functions of ``config``, and as it says.
+
+    Raises:
+        NotDeployed: functions are missing, half made, not the cache's own, or not as configured.
+    """
+    troubles = list(_troubles(config, node_names(config), states))
+    if troubles:
+        more = f" and {len(troubles) - _SHOWN} more" if len(troubles) > _SHOWN else ""
+        raise NotDeployed(
+            operation="up",
+            function=f"functions of cache {config.name!r} in {config.platform.region}",
+            detail=", ".join(troubles[:_SHOWN]) + more,
+            advice="Deploy with the same configuration (`infiniray deploy`), then bring the cache up again",
+        )
+
+
+def _troubles(config: Config, names: tuple[str, ...], states: Mapping[str, FunctionState]) -> Iterator[str]:
+    secret = states[names[0]].environment.get(SECRET) if names[0] in states else None
+    for name in names:
+        state = states.get(name)
+        if state is None:
+            yield f"{name} is missing"
+        elif not state.is_ours:
+            yield f"{name} does not bear this cache's tags"
+        elif state.configuration.get("State") not in ("Active", "Inactive"):
+            yield f"{name} is {state.configuration.get('State')}"
+        elif state.configuration.get("MemorySize") != config.pool.memory_mb:
+            yield f"{name} has {state.configuration.get('MemorySize')} MB, configured are {config.pool.memory_mb}"
+        elif not state.environment.get(SECRET) or state.environment[SECRET] != secret:
+            yield f"{name} has another secret"

@@ -1,0 +1,28 @@
+"""What the machines that shards run on must be allowed: the policy for their instance profile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infiniray.faas.deploy.scope import Scope
+
+__all__ = ["host_policy"]
+
+
+def host_policy(scope: Scope) -> dict[str, Any]:
+    """An IAM policy document: invoke this cache's functions, and see what they are.
+
+    ``lambda:GetFunction`` and ``lambda:ListTags`` are for ``infiniray up`` and ``infiniray doctor``, which make sure
+    that the functions are the cache's own; with it goes the pool's secret, which shards need.
+    """
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "UseTheNodes",
+                "Effect": "Allow",
+                "Action": ["lambda:InvokeFunction", "lambda:GetFunction", "lambda:ListTags"],
+                "Resource": scope.functions_arn,
+            }
+        ],
+    }
