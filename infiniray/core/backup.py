@@ -123,7 +123,7 @@ class Backup:
             self._copy()
         else:
             self._unconfirmed = {link.id}
-            self.node.tell(link, self.node.custody.retentions(link.copy))
+            self.node.outbox.tell(link, self.node.custody.retentions(link.copy))
 
     def on_peer_left(self, link: LinkId) -> None:
         if self.peer is not None and link == self.peer.id:
@@ -243,11 +243,14 @@ class Backup:
             self._copy()
             return
         self.phase = Phase.SEALING
-        for link in (source, peer):
-            seen = custody.seen_by(link.copy)
-            if not link.spans.covers(seen):
-                self._unconfirmed.add(link.id)
-                self.node.tell(link, [Retention(1, 0, (), tuple(seen))])  # the empty range: nothing is dropped
+        if not source.spans.covers(seen := custody.seen_by(source.copy)):
+            self._unconfirmed.add(source.id)
+            self.node.outbox.tell(
+                source, [Retention(1, 0, (), tuple(seen))]
+            )  # the empty range: STOREs may be open here
+        if not peer.spans.covers(custody.seen_by(peer.copy)):
+            self._unconfirmed.add(peer.id)
+            self.node.outbox.tell(peer, custody.retentions(peer.copy))  # a DELETE may have gone out just before it came
         if not self._unconfirmed:
             self._end(is_done=True)
 

@@ -5,27 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from infiniray.core.commands import (
-    AbortStore,
-    CancelFetch,
-    CloseLink,
-    DeleteChunks,
-    FetchChunk,
-    Hold,
-    Invoke,
-    ListChunks,
-    Ping,
-    RegisterCopy,
-    Retain,
-    StoreChunk,
-)
+from infiniray.core.commands import CloseLink, DeleteChunks, Hold, Invoke, Ping, RegisterCopy
 from infiniray.core.connection import Action, Activity, Stimulus, Validity, step
 from infiniray.core.context import Context
 from infiniray.core.copies import Copy, Link
-from infiniray.core.custody import Custody, Retention
+from infiniray.core.custody import Custody
 from infiniray.core.events import CopyReport, InvokeOutcome
-from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId
-from infiniray.core.requests import Outcome, Request, RequestKind, Settled
+from infiniray.core.ids import InstanceId, LinkId, NodeId, RequestId, SessionId
+from infiniray.core.outbox import Outbox
+from infiniray.core.requests import Outcome, Request, RequestKind
 from infiniray.wire.describe import ChunkId
 
 if TYPE_CHECKING:
@@ -37,10 +25,6 @@ __all__ = ["Link", "Node"]
 MAX_LINKS = 4
 #: Invocations of one node that may be out at the same time: a second one when the first is not heard of, no more.
 MAX_INVOCATIONS = 2
-#: Chunks named in one DELETE frame.
-DELETE_BATCH = 512
-#: Descriptions asked for in one LIST frame.
-LIST_BATCH = 1024
 #: How long a node that did not answer comes last in reads and writes.
 SUSPECT_S = 2.0
 #: After this the instance that a connection was handed over to lingers as it always does.
@@ -85,15 +69,15 @@ class Node:
         self._is_backing_off = False
         self._is_hurried = False  # what is to be deleted is worth an invocation
         self._suspect_until_s = 0.0
-        self._queued: dict[RequestId, Request] = {}
-        self._sent: dict[RequestId, Request] = {}
-        self._last_seq = 0  # given by us, or seen at an instance
-        self._has_numbered = False
+        self.outbox = Outbox(
+            node, context, self.custody, self._links.get, lambda request: context.homes.update({request: self}),
+            self._pass_on,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return (
             f"<Node {self.id} {self.activity.value}/{self.validity.value} link={self.link} "
-            f"queued={len(self._queued)} sent={len(self._sent)} garbage={len(self.custody.garbage)}>"
+            f"{self.outbox} garbage={len(self.custody.garbage)}>"
         )
 
     # ------------------------------------------------------------ what operations ask
@@ -105,7 +89,7 @@ class Node:
     @property
     def n_unsettled(self) -> int:
         """Requests that an operation waits for, queued, or sent and not answered."""
-        return len(self._queued) + sum(r.is_awaited for r in self._sent.values())
+        return self.outbox.n_unsettled
 
     @property
     def is_awake(self) -> bool:
@@ -140,7 +124,7 @@ class Node:
 
     def submit(self, request: Request) -> None:
         """Take a request of an operation: it is sent now, or when the node speaks."""
-        self._queued[request.id] = request
+        self.outbox.queue(request)
         self._stimulate(Stimulus.REQUEST)
 
     def wake(self) -> None:
@@ -155,20 +139,7 @@ class Node:
 
     def cancel(self, request: Request) -> None:
         """Forget a request: it will not be settled. What is on its way stops on the wire."""
-        if self._queued.pop(request.id, None) is not None or self._sent.pop(request.id, None) is None:
-            return
-        self._context.homes.pop(request.id, None)
-        assert request.link is not None
-        self._close_number(request)
-        if request.kind is RequestKind.FETCH:
-            self._context.out.append(CancelFetch(link=request.link, request=request.id))
-        elif request.kind is RequestKind.STORE:
-            self._context.out.append(AbortStore(link=request.link, request=request.id))
-
-    def cancel_all(self, op: OpId) -> None:
-        """Forget all requests of an operation."""
-        for request in [r for r in (*self._queued.values(), *self._sent.values()) if r.op == op]:
-            self.cancel(request)
+        self.outbox.cancel(request)
 
     def note_stall(self) -> None:
         """A request here took too long."""
@@ -200,7 +171,7 @@ class Node:
         self._links[link.id] = link
         if len(self._links) > MAX_LINKS:
             self._close(next(iter(self._links.values())))
-        self._last_seq = max(self._last_seq, link.spans.last)
+        self.outbox.note_seq(link.spans.last)
         self._hear_or_pair(link, session)
 
     def on_pong(self, link_id: LinkId, session: SessionId) -> None:
@@ -268,12 +239,10 @@ class Node:
 
     def on_answer(self, request_id: RequestId, outcome: Outcome, *, crc: int = 0, detail: str = "") -> Request | None:
         """The node answered a request that is still open; that request."""
-        self._context.homes.pop(request_id, None)
-        request = self._sent.pop(request_id, None)
-        if request is None:
+        answered = self.outbox.answered(request_id)
+        if answered is None:
             return None
-        link = self._links.get(request.link) if request.link is not None else None
-        self._close_number(request)
+        request, link = answered
         if request.kind is RequestKind.DELETE:
             self._on_deleted(request, link, outcome)
         elif request.kind is RequestKind.RETAIN:
@@ -284,7 +253,7 @@ class Node:
                 assert request.facts is not None
                 chunk = ChunkId(request.facts.key, request.facts.version, request.index)
                 self.custody.hold(chunk, request.seq, request.chunk_bytes)
-            self._settle(request, outcome, detail)
+            self.outbox.settle(request, outcome, detail)
         return request
 
     def on_registered(self, instance: InstanceId) -> None:
@@ -303,7 +272,7 @@ class Node:
 
     def _learn(self, report: CopyReport) -> None:
         """A warm-up told which instance it found, and what that has."""
-        self._last_seq = max(self._last_seq, report.spans.last)
+        self.outbox.note_seq(report.spans.last)
         link = next((link for link in self._links.values() if link.instance == report.instance), None)
         if link is not None:
             link.copy.spans = report.spans.copy()
@@ -321,21 +290,8 @@ class Node:
 
     def _align(self, link: Link) -> None:
         """Tell a copy that takes over what it has missed, and have it put on record."""
-        self.tell(link, self.custody.take_over(link.copy))
+        self.outbox.tell(link, self.custody.take_over(link.copy))
         self._register(link.copy)
-
-    def tell(self, link: Link, retentions: list[Retention]) -> None:
-        for retention in retentions:
-            request = Request(
-                id=self._context.new_request_id(), kind=RequestKind.RETAIN, node=self.id, seen=retention.seen
-            )
-            self._mark_sent(link, request)
-            self._context.out.append(
-                Retain(
-                    link=link.id, request=request.id, first=retention.first, last=retention.last,
-                    keep=retention.keep, seen=retention.seen or (),
-                )
-            )  # fmt: skip
 
     def _on_retained(self, request: Request, link: Link | None, outcome: Outcome) -> None:
         if link is None or outcome is not Outcome.DONE or request.seen is None:
@@ -458,7 +414,7 @@ class Node:
         for action in actions:
             match action:
                 case Action.INVOKE:
-                    self._invoke("backup" if self.backup is not None and not self._queued else "serve")
+                    self._invoke("backup" if self.backup is not None and not self.outbox.n_queued else "serve")
                 case Action.WARM:
                     self._session = self._send_invocation("warm")
                 case Action.PING:
@@ -526,111 +482,18 @@ class Node:
     def _give_up(self, detail: str) -> None:
         self._suspect_until_s = self._context.now_s + SUSPECT_S
         self._is_hurried = False
-        for request in [*self._queued.values(), *self._sent.values()]:
-            if request.is_awaited:
-                self.cancel(request)
-                self._settle(request, Outcome.UNREACHABLE, detail)
+        self.outbox.give_up(detail)
         if self.backup is not None:
             self.backup.fail(detail)
 
     def _requeue(self, link_id: LinkId) -> None:
-        """The link is gone or replaced: what was sent over it has to be sent again over another."""
-        for request in [r for r in self._sent.values() if r.link == link_id]:
-            self.cancel(request)  # if the link lives, its late answer must not be taken for the next one's
-            if not request.is_awaited:
-                continue  # what is to be deleted is still in the books, and who takes over is told what to retain
-            if request.n_sent >= self._context.policy.invoke_attempts:
-                self._suspect_until_s = self._context.now_s + SUSPECT_S
-                self._settle(request, Outcome.UNREACHABLE, f"{request.n_sent} connections were lost under it")
-            else:
-                request.id = self._context.new_request_id()
-                request.link = None
-                self._queued[request.id] = request
-
-    def _settle(self, request: Request, outcome: Outcome, detail: str) -> None:
-        self._context.settled.append(Settled(request=request, outcome=outcome, detail=detail))
-
-    # ------------------------------------------------------------ sending
+        if self.outbox.requeue(link_id):
+            self._suspect_until_s = self._context.now_s + SUSPECT_S
 
     def _flush(self) -> None:
         assert self.link is not None
-        self._send_deletes(self.link)
-        queued, self._queued = self._queued, {}
-        for request in queued.values():
-            match request.kind:
-                case RequestKind.FETCH:
-                    self._send_fetch(self.link, request)
-                case RequestKind.LIST:
-                    self._mark_sent(self.link, request)
-                    self._context.out.append(
-                        ListChunks(link=self.link.id, request=request.id, after=request.after, limit=LIST_BATCH)
-                    )
-                case _:
-                    self._send_store(self.link, request)
+        self.outbox.flush(self.link)
 
-    def _send_deletes(self, link: Link) -> None:
-        if not self.custody.garbage:
-            return
-        on_their_way = {chunk for request in self._sent.values() for chunk in request.chunk_ids}
-        garbage = [chunk for chunk in self.custody.garbage if chunk not in on_their_way]
-        for start in range(0, len(garbage), DELETE_BATCH):
-            request = Request(
-                id=self._context.new_request_id(), kind=RequestKind.DELETE, node=self.id,
-                chunk_ids=tuple(garbage[start : start + DELETE_BATCH]), seq=self._take_seq(),
-            )  # fmt: skip
-            self._mark_sent(link, request)
-            delete = DeleteChunks(link=link.id, request=request.id, seq=request.seq, chunk_ids=request.chunk_ids)
-            self._context.out.append(delete)
-            if self.backup is not None:
-                self.backup.pass_on(delete)
-
-    def _send_fetch(self, link: Link, request: Request) -> None:
-        if request.seq not in link.spans:
-            self._settle(request, Outcome.MISSING, "this copy never had it")
-            return
-        assert request.facts is not None
-        self._mark_sent(link, request)
-        self._context.out.append(
-            FetchChunk(
-                link=link.id, request=request.id, op=request.op, index=request.index, crc=request.crc,
-                facts=request.facts,
-            )
-        )  # fmt: skip
-
-    def _send_store(self, link: Link, request: Request) -> None:
-        assert request.facts is not None
-        request.seq = self._take_seq()
-        self._mark_sent(link, request)
-        self._context.out.append(
-            StoreChunk(
-                link=link.id, request=request.id, op=request.op, index=request.index, seq=request.seq,
-                facts=request.facts,
-            )
-        )  # fmt: skip
-
-    def _mark_sent(self, link: Link, request: Request) -> None:
-        request.link = link.id
-        request.n_sent += 1
-        self._sent[request.id] = request
-        self._context.homes[request.id] = self
-
-    def _close_number(self, request: Request) -> None:
-        """The change that a STORE or DELETE announced has been made, or never will be.
-
-        Both count as seen: nobody asks for a number that no chunk was stored under. Left out, each would split the
-        link's spans, and when these are too many the oldest are forgotten, with the chunks stored under them.
-        """
-        if request.kind not in (RequestKind.STORE, RequestKind.DELETE):
-            return
-        self.custody.seen.add(request.seq)
-        link = self._links.get(request.link) if request.link is not None else None
-        if link is not None:
-            link.spans.add(request.seq)
-
-    def _take_seq(self) -> int:
-        """The next number, beginning above whatever an earlier incarnation of the shard can have given: a stale
-        instance must not seem to have what it never got."""
-        first = 0 if self._has_numbered else self._context.new_stamp()
-        self._has_numbered = True
-        self._last_seq = max(self._last_seq + 1, first)
-        return self._last_seq
+    def _pass_on(self, delete: DeleteChunks) -> None:
+        if self.backup is not None:
+            self.backup.pass_on(delete)

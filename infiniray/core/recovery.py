@@ -167,7 +167,7 @@ class Recovery:
             self._to_search.clear()
             self._searched.clear()
             for node in self._asked:
-                self._shard.nodes[node].cancel_all(RECOVERY)
+                self._shard.nodes[node].outbox.cancel_all(RECOVERY)
             self._asked.clear()
             self._build()
 
