@@ -176,7 +176,7 @@ def run_demo(
             prices,
             object_bytes=origin.total_bytes,
             moved_bytes=tally.moved_bytes,
-            elapsed_s=elapsed_s,
+            span_s=max(feed.span_s, elapsed_s),
         ),
     )
 

@@ -147,9 +147,14 @@ class Recovery:
 
     def on_again(self) -> None:
         """Time has passed: nobody else has answered those that were searched for; search once more; ask once more."""
-        for name in sorted(self._searched):
-            self._ask(self._shard.nodes[name])
-        self._searched.clear()
+        unanswered, self._searched = sorted(self._searched), set()
+        for name in unanswered:
+            inventory = self._inventories[name]
+            if inventory.n_searches < MAX_SEARCHES:
+                inventory.n_searches += 1
+                self._to_search.add(name)
+            else:
+                self._ask(self._shard.nodes[name])
         for name in sorted(self._to_search):
             self._search_now(self._shard.nodes[name])
         self._to_search.clear()

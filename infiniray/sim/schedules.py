@@ -539,7 +539,6 @@ class _Schedule:
         timers = [timer for timer in self.driver.timers if timer[0] in {timing.value for timing in Timing}]
         if timers:
             raise Violation(f"left set: {timers}")
-        self._see_all_asleep()
         used = dict.fromkeys(self.state.nodes, 0)
         for record in self.state.table:
             for index, place in record.placed():
@@ -549,6 +548,7 @@ class _Schedule:
             raise Violation(f"memory is called in flight: {self.state.nodes}")
         if used != accounted:
             raise Violation(f"memory in use {accounted} is not that of the objects {used}")
+        self._see_all_asleep()
 
     def _see_all_asleep(self) -> None:
         """Nodes are kept warm and backed up, but between these they sleep, every one."""

@@ -178,13 +178,13 @@ def test_costs_are_compared_for_the_replay_and_for_an_hour(trace: Path) -> None:
     report, _ = run(trace, clock_s=lambda: next(ticks), prices=load_price_book("2026"))
     nodes, serverless = report.comparisons
     assert nodes.name == "ElastiCache, 1 x cache.r5.large"  # the cheapest that holds a few megabytes
-    assert nodes.replay_usd == pytest.approx(0.216 * report.elapsed_s / 3600)
+    assert nodes.replay_usd == pytest.approx(0.216 * report.span_s / 3600)
     assert nodes.hour_usd == pytest.approx(0.216)
-    assert serverless.replay_usd == pytest.approx(serverless.hour_usd * report.elapsed_s / 3600)
+    assert serverless.replay_usd == pytest.approx(serverless.hour_usd * report.span_s / 3600)
 
 
 def test_serverless_is_compared_by_what_is_held_and_what_was_moved() -> None:
-    _, serverless = compare_cost(load_price_book("2026"), object_bytes=1 << 30, moved_bytes=1 << 30, elapsed_s=1800)
+    _, serverless = compare_cost(load_price_book("2026"), object_bytes=1 << 30, moved_bytes=1 << 30, span_s=1800)
     assert serverless.replay_usd == pytest.approx(0.084 / 2 + 0.0023 * 1.048576)
     assert serverless.hour_usd == pytest.approx(0.084 + 2 * 0.0023 * 1.048576)
 
