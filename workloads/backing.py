@@ -1,4 +1,4 @@
-"""The backing store behind a look-aside cache: a directory, one file per object."""
+"""The backing store behind a look-aside cache: where objects come from that the cache does not have."""
 
 from __future__ import annotations
 
@@ -7,14 +7,46 @@ import os
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from workloads.content import content
 
-__all__ = ["DirectoryStore", "Origin"]
+__all__ = ["DirectoryStore", "GeneratedOrigin", "ObjectStore", "Origin", "Source"]
+
+
+class ObjectStore(Protocol):
+    """What holds the objects of an :class:`Origin`. Safe to call from several threads."""
+
+    def get(self, key: str) -> npt.NDArray[np.uint8] | None:
+        """The object's bytes, None if there is no such object. Raises OSError if the store fails."""
+
+    def put(self, key: str, value: Any) -> None:
+        """Stores anything with a contiguous buffer. Raises OSError if the store fails."""
+
+    def size_bytes(self, key: str) -> int | None:
+        """Size of the object, None if there is no such object. Raises OSError if the store fails."""
+
+
+class Source(Protocol):
+    """Where a look-aside cache's misses are loaded from; objects come to be when first asked for.
+
+    Their bytes are :func:`workloads.content.content` with ``seed``, of the size that is asked for first. From then on
+    the object has that size, even if a later line of the trace says another (partial answers do).
+    """
+
+    seed: int
+
+    def size_bytes(self, key: str, requested_bytes: int) -> int:
+        """The object's size, of a first request for ``requested_bytes`` that number."""
+
+    def ensure(self, key: str, requested_bytes: int) -> int:
+        """Makes the object if it does not exist yet; returns its size."""
+
+    def load(self, key: str) -> npt.NDArray[np.uint8]:
+        """The bytes of an object that :meth:`ensure` has made. Raises OSError if that fails."""
 
 
 class DirectoryStore:
@@ -63,13 +95,9 @@ class DirectoryStore:
 
 
 class Origin:
-    """I am the place that objects come from: a :class:`DirectoryStore` whose objects come to be when first asked for.
+    """I am a :class:`Source` that keeps its objects in a store, and so takes as long to load them as the store does."""
 
-    A trace tells sizes only, so I write :func:`workloads.content.content` of the size that is asked for first. From
-    then on the object has that size, even if a later line of the trace says another (partial answers do).
-    """
-
-    def __init__(self, store: DirectoryStore, *, seed: int = 0) -> None:
+    def __init__(self, store: ObjectStore, *, seed: int = 0) -> None:
         self.seed = seed
         self._store = store
         self._lock = threading.Lock()
@@ -91,10 +119,11 @@ class Origin:
         """The object's size: that of its file, or of its first request."""
         with self._lock:
             size = self._sizes.get(key)
-            if size is None:
-                stored = self._store.size_bytes(key)
-                size = self._sizes[key] = requested_bytes if stored is None else stored
-            return size
+        if size is None:
+            stored = self._store.size_bytes(key)  # not under the lock: a store may be far away
+            with self._lock:
+                size = self._sizes.setdefault(key, requested_bytes if stored is None else stored)
+        return size
 
     def ensure(self, key: str, requested_bytes: int) -> int:
         """Writes the object if it does not exist yet; returns its size."""
@@ -113,3 +142,27 @@ class Origin:
         if value is None:
             raise FileNotFoundError(f"the backing store has no object {key!r}")
         return value
+
+
+class GeneratedOrigin:
+    """I am a :class:`Source` without a store: a load makes the bytes anew, at memory speed.
+
+    For traces whose objects fit on no disk. What a miss costs through me says nothing about a backing store.
+    """
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+        self._sizes: dict[str, int] = {}  #: {key: size_bytes}, of every object asked for
+
+    def size_bytes(self, key: str, requested_bytes: int) -> int:
+        return self._sizes.setdefault(key, requested_bytes)
+
+    def ensure(self, key: str, requested_bytes: int) -> int:
+        return self.size_bytes(key, requested_bytes)
+
+    def load(self, key: str) -> npt.NDArray[np.uint8]:
+        """Raises FileNotFoundError: it was never asked for."""
+        size = self._sizes.get(key)
+        if size is None:
+            raise FileNotFoundError(f"the backing store has no object {key!r}")
+        return content(key, size, self.seed)

@@ -5,22 +5,22 @@ Each system is a :class:`Target`: it stores an array of bytes and gives it back 
 
 from __future__ import annotations
 
-import shutil
 import socket
-import subprocess
-import tempfile
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from workloads.replay.targets import ray_store as replayed_ray
+from workloads.replay.targets import redis as replayed
+from workloads.replay.targets.infiniray import InfiniRayTarget
+
 __all__ = ["CacheTarget", "LoopbackTarget", "MemcpyTarget", "RayStoreTarget", "RedisTarget", "Target"]
 
 ByteArray = npt.NDArray[np.uint8]
-_START_S = 10.0
+_ANSWER_S = 10.0
 
 
 class Target(Protocol):
@@ -37,116 +37,35 @@ class Target(Protocol):
     def close(self) -> None: ...
 
 
-class CacheTarget:
-    """This project's cache; values as arrays, so that neither side copies to convert."""
+class CacheTarget(InfiniRayTarget):
+    """This project's cache."""
 
     name = "infiniray"
 
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
 
-    def put(self, key: str, value: ByteArray) -> None:
-        self._cache.put(key, value)
-
-    def get(self, key: str) -> Any:
-        return self._cache.get(key)
-
-    def delete(self, key: str) -> None:
-        self._cache.delete(key)
-
-    def close(self) -> None:
-        pass  # whoever started it closes it
-
-
-class RedisTarget:
-    """A redis-server of our own on loopback TCP, through redis-py with hiredis; nothing is written to disk."""
+class RedisTarget(replayed.RedisTarget):
+    """A redis-server of our own."""
 
     name = "redis"
 
     @staticmethod
     def is_available() -> bool:
         """Whether there is a redis-server to run and a client to talk to it."""
-        try:
-            import redis  # noqa: F401
-        except ImportError:
-            return False
-        return shutil.which("redis-server") is not None
+        return replayed.redis_is_available()
 
     def __init__(self) -> None:
-        import redis
-
-        binary = shutil.which("redis-server")
-        if binary is None:
-            raise FileNotFoundError("no redis-server on the path")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self._directory = tempfile.TemporaryDirectory(prefix="infiniray-bench-")
-        self._server = subprocess.Popen(
-            [
-                *(binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
-                *("--dir", self._directory.name, "--proto-max-bulk-len", "4gb"),
-            ],
-            stdout=subprocess.DEVNULL,
-            stdin=subprocess.DEVNULL,
-        )
-        self._client = redis.Redis(host="127.0.0.1", port=port)
-        self._wait_until_up(redis.ConnectionError)
-
-    def _wait_until_up(self, not_yet: type[Exception]) -> None:
-        deadline_s = time.monotonic() + _START_S
-        while True:
-            try:
-                self._client.ping()
-                return
-            except not_yet:
-                if time.monotonic() > deadline_s or self._server.poll() is not None:
-                    self.close()
-                    raise TimeoutError(f"redis-server did not answer within {_START_S:g} s") from None
-                time.sleep(0.02)
-
-    def put(self, key: str, value: ByteArray) -> None:
-        self._client.set(key, value.data)
-
-    def get(self, key: str) -> Any:
-        return self._client.get(key)
-
-    def delete(self, key: str) -> None:
-        self._client.delete(key)
+        self._server = replayed.RedisServer()
+        super().__init__(self._server.url)
 
     def close(self) -> None:
-        self._client.close()
-        self._server.terminate()
-        try:
-            self._server.wait(5)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.wait(5)
-        self._directory.cleanup()
+        super().close()
+        self._server.close()
 
 
-class RayStoreTarget:
+class RayStoreTarget(replayed_ray.RayStoreTarget):
     """Ray's own object store. Its values die with their owner; a get is a mapping, not a transfer."""
 
     name = "ray store"
-
-    def __init__(self) -> None:
-        import ray
-
-        self._ray = ray
-        self._refs: dict[str, Any] = {}
-
-    def put(self, key: str, value: ByteArray) -> None:
-        self._refs[key] = self._ray.put(value)
-
-    def get(self, key: str) -> Any:
-        return self._ray.get(self._refs[key], timeout=30)
-
-    def delete(self, key: str) -> None:
-        self._refs.pop(key, None)
-
-    def close(self) -> None:
-        self._refs.clear()
 
 
 class LoopbackTarget:
@@ -160,7 +79,7 @@ class LoopbackTarget:
             self._theirs, _ = server.accept()
         for end in (self._ours, self._theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-            end.settimeout(_START_S)
+            end.settimeout(_ANSWER_S)
         self._values: dict[str, ByteArray] = {}
         self._landing = np.empty(0, np.uint8)
 
@@ -181,7 +100,7 @@ class LoopbackTarget:
         view, filled = target.data, 0
         while filled < len(view):
             filled += self._theirs.recv_into(view[filled:])
-        sender.join(_START_S)
+        sender.join(_ANSWER_S)
 
     def delete(self, key: str) -> None:
         self._values.pop(key, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from infiniray.errors import InfiniRayError
 
-__all__ = ["TraceError"]
+__all__ = ["ReplayError", "ResultsError", "TargetFailed", "TraceError"]
 
 
 class TraceError(InfiniRayError, ValueError):
@@ -16,4 +16,24 @@ class TraceError(InfiniRayError, ValueError):
     template = "{path}, line {line}: {detail}"
     path: str
     line: int
+    detail: str
+
+
+class TargetFailed(InfiniRayError):
+    """A system that requests are replayed against did not do what it was asked. Fields: ``system``, ``detail``."""
+
+    template = "{system}: {detail}"
+    system: str
+    detail: str
+
+
+class ReplayError(InfiniRayError):
+    """A replay cannot begin, or broke off. Fields: ``detail``."""
+
+
+class ResultsError(InfiniRayError, ValueError):
+    """A file is not what a replay writes. Fields: ``path``, ``detail``."""
+
+    template = "{path}: {detail}"
+    path: str
     detail: str

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from infiniray.errors import InfiniRayError, ObjectLost
-from workloads.backing import Origin
+from workloads.backing import Source
 from workloads.content import n_wrong_bytes, verify
 from workloads.trace import Method, Request
 
 __all__ = ["CacheLike", "Kind", "LookAside", "Outcome"]
 
-_N_LOCKS = 256
+_N_LOCKS = 4096  # many more than threads: two keys that share a lock wait for each other
 
 
 class CacheLike(Protocol):
@@ -46,12 +46,15 @@ class Outcome:
     ``latency_s`` is the time until the caller has the bytes: of the cache's answer for a hit, of that and the load from
     the backing store for a miss or reset, of the write to the cache for a PUT. ``insert_s`` is the time of the insert
     after a miss, None where there was none or it failed. ``faults`` are the cache's typed errors on the way, other than
-    misses. ``wrong_bytes`` counts bytes that the cache answered differently from what was written.
+    misses. ``wrong_bytes`` counts bytes that the cache answered differently from what was written. ``began_s`` is the
+    clock's reading when the request's turn came; what the test harness does before and in between (making up objects,
+    comparing bytes) is not part of ``latency_s``.
     """
 
     kind: Kind
     size_bytes: int
     latency_s: float
+    began_s: float
     insert_s: float | None = None
     wrong_bytes: int = 0
     faults: tuple[InfiniRayError, ...] = ()
@@ -78,7 +81,7 @@ class LookAside:
     The cache's typed errors never get out of me: a GET that fails is a miss, an insert that fails stays undone.
     """
 
-    def __init__(self, cache: CacheLike, origin: Origin, *, clock_s: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, cache: CacheLike, origin: Source, *, clock_s: Callable[[], float] = time.perf_counter) -> None:
         self._cache = cache
         self._origin = origin
         self._clock_s = clock_s
@@ -96,14 +99,16 @@ class LookAside:
             return self._read(request)
 
     def _read(self, request: Request) -> Outcome:
-        size_bytes = self._origin.size_bytes(request.key, request.size_bytes)
         began_s = self._clock_s()
         answer = self._ask(request.key)
         asked_s = self._clock_s() - began_s
-        if answer.kind is Kind.HIT:
-            wrong_bytes = self._check(request.key, size_bytes, answer.value)
-            return Outcome(kind=Kind.HIT, size_bytes=size_bytes, latency_s=asked_s, wrong_bytes=wrong_bytes)
-        return self._load(request, answer, asked_s)
+        if answer.kind is not Kind.HIT:
+            return self._load(request, answer, began_s, asked_s)
+        size_bytes = self._origin.size_bytes(request.key, request.size_bytes)
+        wrong_bytes = self._check(request.key, size_bytes, answer.value)
+        return Outcome(
+            kind=Kind.HIT, size_bytes=size_bytes, latency_s=asked_s, began_s=began_s, wrong_bytes=wrong_bytes
+        )
 
     def _ask(self, key: str) -> _Answer:
         try:
@@ -116,7 +121,7 @@ class LookAside:
         except InfiniRayError as error:
             return _Answer(kind=Kind.MISS, faults=(error,))
 
-    def _load(self, request: Request, answer: _Answer, asked_s: float) -> Outcome:
+    def _load(self, request: Request, answer: _Answer, asked_at_s: float, asked_s: float) -> Outcome:
         size_bytes = self._origin.ensure(request.key, request.size_bytes)  # making it up is not part of the load
         began_s = self._clock_s()
         value = self._origin.load(request.key)
@@ -127,17 +132,20 @@ class LookAside:
             kind=answer.kind,
             size_bytes=size_bytes,
             latency_s=asked_s + loaded_s - began_s,
+            began_s=asked_at_s,
             insert_s=None if fault else inserted_s - loaded_s,
             faults=answer.faults + ((fault,) if fault else ()),
         )
 
     def _write(self, request: Request) -> Outcome:
+        began_s = self._clock_s()
         size_bytes = self._origin.ensure(request.key, request.size_bytes)
         value = self._origin.load(request.key)
-        began_s = self._clock_s()
+        writing_s = self._clock_s()
         fault = self._insert(request.key, value)
-        latency_s = self._clock_s() - began_s
-        return Outcome(kind=Kind.PUT, size_bytes=size_bytes, latency_s=latency_s, faults=(fault,) if fault else ())
+        latency_s = self._clock_s() - writing_s
+        faults = (fault,) if fault else ()
+        return Outcome(kind=Kind.PUT, size_bytes=size_bytes, latency_s=latency_s, began_s=began_s, faults=faults)
 
     def _insert(self, key: str, value: Any) -> InfiniRayError | None:
         try:

@@ -6,9 +6,9 @@ from typing import Any
 
 from infiniray.cluster import rayapi
 from infiniray.cluster.deadline import Deadline
-from infiniray.cluster.membership import supervisor_name
+from infiniray.cluster.membership import Membership, shard_actor_name, supervisor_name
 
-__all__ = ["cache_status"]
+__all__ = ["back_up", "cache_status", "shard_pid"]
 
 
 def cache_status(name: str, *, timeout_s: float = 20.0) -> dict[str, Any]:
@@ -21,3 +21,27 @@ def cache_status(name: str, *, timeout_s: float = 20.0) -> dict[str, Any]:
     supervisor = rayapi.find_actor(supervisor_name(name))
     status: dict[str, Any] = rayapi.wait(supervisor.status.remote(), Deadline.after(timeout_s), "status", name)
     return status
+
+
+def shard_pid(name: str, shard: str, *, timeout_s: float = 20.0) -> int:
+    """The process id of a shard's actor, on whichever machine that is.
+
+    Raises:
+        CacheUnavailable: there is no such shard.
+    """
+    actor = rayapi.find_actor(shard_actor_name(name, shard))
+    health: dict[str, Any] = rayapi.wait(actor.health.remote(), Deadline.after(timeout_s), "health", shard)
+    return int(health["pid"])
+
+
+def back_up(name: str, *, timeout_s: float = 20.0) -> None:
+    """Have every node of cache ``name`` backed up to its peer replica now, as far as slots allow.
+
+    Raises:
+        CacheUnavailable: there is no such cache.
+    """
+    deadline = Deadline.after(timeout_s)
+    supervisor = rayapi.find_actor(supervisor_name(name))
+    membership: Membership = rayapi.wait(supervisor.membership.remote(), deadline, "membership", name)
+    for shard in membership.shards:
+        rayapi.wait(rayapi.find_actor(shard_actor_name(name, shard)).back_up.remote(), deadline, "backup", shard)

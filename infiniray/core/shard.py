@@ -252,6 +252,7 @@ class ShardState:
         return {
             **asdict(self.counters),
             **asdict(self.backups.counters),
+            "backups_running": sum(self.backups.is_expected(node) for node in self.nodes.values()),
             "endangered": self.repairs.n_endangered,
             "repair_bytes": round(self.repairs.bytes.spent),
             "repair_usd": self.repairs.usd.spent,
