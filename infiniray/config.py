@@ -83,7 +83,33 @@ class ReadConfig(_Section):
         description="'all': all k + r chunks at once (FAST'20); 'delayed': k, and parity when they are overdue",
     )
     hedge_delay_s: Seconds = Field(0.02, description="after this long without k chunks, parity is asked for too")
-    repair: bool = Field(True, description="rebuild the chunks that a degraded read found lost")
+
+
+class AvailabilityConfig(_Section):
+    """What keeps the data while functions vanish."""
+
+    warm: Literal["all", "holding", "none"] = Field(
+        "all", description="keep nodes from being reclaimed as idle: all of them, or those that hold chunks"
+    )
+    warm_interval_s: Seconds = Field(60.0, gt=0, description="invoke a node that nothing has used for this long")
+    backup_interval_s: Seconds = Field(
+        300.0, description="back up a node that has changed to its peer replica this often; 0: never"
+    )
+    backup_max_age_s: Seconds = Field(
+        900.0, gt=0, description="back up a node that has not changed this often: the replica may be gone"
+    )
+    backup_burst_bytes: Bytes = Field(
+        150 << 20, gt=0, description="moved by one backup at most: what a function's network does at its burst rate"
+    )
+    backup_slots: int = Field(8, ge=1, description="backups at a time, over all shards")
+    repair: Literal["always", "reads", "none"] = Field(
+        "always", description="rebuild lost chunks in the background; only those that reads find lost; never"
+    )
+    repair_bytes_per_s: Bytes = Field(100 << 20, gt=0, description="read and written by a shard's repairs, on average")
+    repair_usd_per_h: float = Field(0.25, gt=0, description="what a shard's repairs may cost on the platform")
+    recovery_timeout_s: Seconds = Field(
+        30.0, gt=0, description="a shard that restarts waits so long for its nodes to say what they hold"
+    )
 
 
 class SessionConfig(_Section):
@@ -216,6 +242,7 @@ class Config(_Section):
         RedundancyRule(scheme="rs:10+2"),
     )
     read: ReadConfig = ReadConfig()
+    availability: AvailabilityConfig = AvailabilityConfig()
     session: SessionConfig = SessionConfig()
     codec: CodecConfig = CodecConfig()
     limits: LimitsConfig = LimitsConfig()

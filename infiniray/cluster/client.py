@@ -18,7 +18,15 @@ from infiniray.cluster.deadline import Deadline
 from infiniray.cluster.membership import Membership, shard_actor_name, supervisor_name
 from infiniray.cluster.steps import Block, Pause, Steps, Wait
 from infiniray.cluster.turns import Turn
-from infiniray.errors import CacheUnavailable, DeadlineExceeded, InfiniRayError, KeyNotFound, StaleEpoch
+from infiniray.errors import (
+    CacheUnavailable,
+    DeadlineExceeded,
+    InfiniRayError,
+    KeyNotFound,
+    ObjectReplaced,
+    ShardRecovering,
+    StaleEpoch,
+)
 from infiniray.values import serialize
 
 __all__ = ["Client", "Entry"]
@@ -251,8 +259,12 @@ class Client:
             except (StaleEpoch, CacheUnavailable) as trouble:
                 if deadline.left_s() <= pause_s:
                     raise _gave_up(call, deadline, trouble) from trouble
+                self._doubt()
+            except (ShardRecovering, ObjectReplaced) as trouble:
+                pause_s = getattr(trouble, "retry_after_s", 0.0) * random.uniform(0.5, 1.5)
+                if deadline.left_s() <= pause_s:
+                    raise
             ref = None
-            self._doubt()
             yield Pause(seconds=pause_s)
 
     def _finish_all(self, calls: Iterable[Steps[_Call]], deadline: Deadline) -> Steps[list[tuple[str, Any]]]:

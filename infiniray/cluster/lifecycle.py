@@ -76,6 +76,8 @@ def end_all(name: str) -> bool:
     for actor in left:
         with contextlib.suppress(CacheUnavailable):
             rayapi.kill(rayapi.find_actor(actor))
+    with contextlib.suppress(CacheUnavailable):
+        rayapi.store_delete_all(f"{name}/")
     return bool(left)
 
 

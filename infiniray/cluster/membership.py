@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from infiniray.config import Config
 from infiniray.core.ids import NodeId
@@ -50,6 +50,11 @@ class Membership:
     @property
     def all_nodes(self) -> tuple[NodeId, ...]:
         return tuple(sorted(node for nodes in self.nodes.values() for node in nodes))
+
+    def raised(self, epoch: int) -> Membership:
+        """The same, as a later version."""
+        ring = Ring(epoch=epoch, shards=self.ring.shards, virtual_nodes=self.ring.virtual_nodes)
+        return replace(self, ring=ring)
 
     def actor_of(self, key: str) -> str:
         """The name of the actor that owns ``key``."""

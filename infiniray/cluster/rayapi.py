@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 import ray.exceptions
+from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infiniray.cluster.deadline import Deadline
@@ -38,10 +39,16 @@ __all__ = [
     "local_node_id",
     "place",
     "start_local",
+    "store_delete",
+    "store_delete_all",
+    "store_get",
+    "store_keys",
+    "store_put",
     "submit_task",
     "translated",
     "wait",
     "wait_async",
+    "was_restarted",
 ]
 
 #: The Ray namespace of all actors of all caches, whatever namespace their users' jobs are in.
@@ -172,6 +179,53 @@ def kill(actor: Actor) -> None:
 def crash(actor: Actor) -> None:
     """End the actor's process as a fault would: Ray restarts it."""
     ray.kill(actor, no_restart=False)
+
+
+def was_restarted() -> bool:
+    """Of the actor that asks: whether Ray has restarted it."""
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
+
+
+# ---------------------------------------------------------------- what outlives actors
+
+#: In Ray's control store, which lives with the head.
+_STORE = b"infiniray"
+
+
+def store_put(key: str, value: str | bytes) -> None:
+    """Write into Ray's control store. Blocks.
+
+    Raises:
+        CacheUnavailable: it cannot be reached.
+    """
+    _stored(lambda: internal_kv._internal_kv_put(key, value, overwrite=True, namespace=_STORE))
+
+
+def store_get(key: str) -> bytes | None:
+    """Raises: CacheUnavailable: the store cannot be reached."""
+    value: bytes | None = _stored(lambda: internal_kv._internal_kv_get(key, namespace=_STORE))
+    return value
+
+
+def store_keys(prefix: str) -> list[str]:
+    """Raises: CacheUnavailable: the store cannot be reached."""
+    keys: list[bytes] = _stored(lambda: internal_kv._internal_kv_list(prefix, namespace=_STORE))
+    return sorted(key.decode() for key in keys)
+
+
+def store_delete(key: str) -> None:
+    _stored(lambda: internal_kv._internal_kv_del(key, namespace=_STORE))
+
+
+def store_delete_all(prefix: str) -> None:
+    _stored(lambda: internal_kv._internal_kv_del(prefix, del_by_prefix=True, namespace=_STORE))
+
+
+def _stored(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+        raise CacheUnavailable(detail=f"Ray's control store cannot be reached: {_first_line(error)}") from error
 
 
 # ---------------------------------------------------------------- objects and tasks

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import os
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from infiniray.cluster import rayapi
 from infiniray.cluster.assembly import assemble
 from infiniray.cluster.codec_tasks import TaskCoder
 from infiniray.cluster.flights import Flights, Landed
-from infiniray.cluster.membership import Membership
+from infiniray.cluster.membership import Membership, supervisor_name
+from infiniray.cluster.registry import ShardRegistry
 from infiniray.cluster.turns import Turn
 from infiniray.config import Config
 from infiniray.errors import DeadlineExceeded, KeyNotFound, ObjectReplaced, ShardRecovering, StaleEpoch
@@ -25,6 +29,8 @@ T = TypeVar("T")
 
 #: Answers to requests that may come again are kept for the last so many.
 _REMEMBERED = 4096
+#: From learning that there is a later incarnation to the end of the process.
+_LAST_WORDS_S = 0.5
 
 
 class Shard:
@@ -32,6 +38,10 @@ class Shard:
 
     Every call carries the caller's epoch and the seconds that it has left. I answer with a value, or with an
     :class:`~infiniray.errors.InfiniRayError`. All my state lives on the actor's event loop.
+
+    Each of my processes is an incarnation: it enrolls with the supervisor, which gives it an epoch above all before,
+    and takes the table back from the nodes that earlier ones had on record (:mod:`infiniray.core.recovery`). One that
+    learns of a later incarnation ends its process.
 
     Args:
         shard: my name in the ring.
@@ -47,6 +57,9 @@ class Shard:
         self._config = config
         self._secret = secret
         self._endpoint_url = endpoint_url
+        self._incarnation = uuid.uuid4().hex
+        self._epoch = 0  # of this incarnation, once it is enrolled
+        self._registry: ShardRegistry | None = None
         self._coder: TaskCoder | None = None
         self._starting: asyncio.Future[ShardDriver] | None = None
         self._answers: OrderedDict[str, asyncio.Future[Any]] = OrderedDict()
@@ -69,7 +82,7 @@ class Shard:
         """
         until_s = asyncio.get_running_loop().time() + timeout_s
         while True:
-            driver = await self._at(epoch)
+            driver = await self._at(epoch, key)
             left_s = until_s - asyncio.get_running_loop().time()
             if left_s <= 0:
                 detail = "its value kept changing"
@@ -90,12 +103,12 @@ class Shard:
 
     async def renew_turn(self, epoch: int, key: str, *, holder: str, lease_s: float, timeout_s: float) -> None:
         """Raises: LeaseLost."""
-        await self._at(epoch)
+        await self._at(epoch, key)
         self._flights.renew(key, holder, lease_s)
 
     async def give_up_turn(self, epoch: int, key: str, *, holder: str, timeout_s: float) -> None:
         """The holder will not store a value: the next may compute it."""
-        await self._at(epoch)
+        await self._at(epoch, key)
         self._flights.give_up(key, holder)
 
     async def put_computed(
@@ -110,7 +123,7 @@ class Shard:
         Raises:
             LeaseLost: it is not the holder's turn any more. Nothing is stored.
         """
-        driver = await self._at(epoch)
+        driver = await self._at(epoch, key)
         now_s = time.time()
         if ttl_s is not None and stale_s:
             head = with_fresh_until(head, now_s + ttl_s)
@@ -139,7 +152,7 @@ class Shard:
     ) -> None:  # fmt: skip
         """Store a serialized value. ``payload`` is small ``bytes``, or a view of Ray's shared memory, whose reference
         is in ``refs`` if it is large."""
-        driver = await self._at(epoch)
+        driver = await self._at(epoch, key)
         expires_s = None if ttl_s is None else time.time() + ttl_s
 
         async def store() -> None:
@@ -154,12 +167,12 @@ class Shard:
         Raises:
             KeyNotFound, ObjectLost: a miss.
         """
-        driver = await self._at(epoch)
+        driver = await self._at(epoch, key)
         facts, data = await driver.get(key, timeout_s=timeout_s)
         return Packed(facts.head, data, raw=raw)
 
     async def delete(self, epoch: int, key: str, *, request: str, timeout_s: float) -> bool:
-        driver = await self._at(epoch)
+        driver = await self._at(epoch, key)
 
         async def erase() -> bool:
             with self._flights.overridden(key):
@@ -169,11 +182,11 @@ class Shard:
         return await self._once(request, erase)
 
     async def touch(self, epoch: int, key: str, *, ttl_s: float | None, timeout_s: float) -> bool:
-        driver = await self._at(epoch)
+        driver = await self._at(epoch, key)
         return await driver.touch(key, None if ttl_s is None else time.time() + ttl_s)
 
     async def exists(self, epoch: int, key: str, *, timeout_s: float) -> bool:
-        driver = await self._at(epoch)
+        driver = await self._at(epoch, key)
         return driver.state.table.lookup(key, time.time()) is not None
 
     async def ttl(self, epoch: int, key: str, *, timeout_s: float) -> float | None:
@@ -182,7 +195,7 @@ class Shard:
         Raises:
             KeyNotFound: there is none.
         """
-        driver = await self._at(epoch)
+        driver = await self._at(epoch, key)
         now_s = time.time()
         record = driver.state.table.lookup(key, now_s)
         if record is None:
@@ -191,7 +204,7 @@ class Shard:
 
     async def list(self, epoch: int, prefix: str, limit: int | None) -> list[tuple[str, int, float | None]]:
         """(key, bytes, expiry) of my objects whose key begins with ``prefix``: the first ``limit`` by key."""
-        driver = await self._at(epoch)
+        driver = await self._driver()
         now_s = time.time()
         rows = [
             (record.facts.key, record.facts.size_bytes, record.expires_s)
@@ -205,11 +218,21 @@ class Shard:
     async def health(self) -> dict[str, Any]:
         """That I run, and where my nodes find me."""
         driver = await self._driver()
-        return {"shard": self._shard, "epoch": self._membership.epoch, "address": driver.address}
+        return {
+            "shard": self._shard,
+            "epoch": self._epoch,
+            "address": driver.address,
+            "pid": os.getpid(),
+            "state": "recovering" if driver.state.is_recovering else "up",
+        }
 
     async def stats(self) -> dict[str, Any]:
         driver = await self._driver()
         return {**driver.stats(), "codec": self._coder_of(driver).stats(), "computing": self._flights.stats()}
+
+    async def back_up(self) -> None:
+        """Have every node backed up now, as far as slots allow."""
+        (await self._driver()).back_up()
 
     async def close(self) -> None:
         """Close connections and end what is going on. Calls after that fail."""
@@ -217,15 +240,26 @@ class Shard:
         starting, self._starting = self._starting, None
         if starting is not None:
             await (await starting).close()
+        if self._registry is not None:
+            self._registry.close()
 
     # ------------------------------------------------------------ machinery
 
-    async def _at(self, epoch: int) -> ShardDriver:
-        """The running driver, for a caller of this epoch."""
-        current = self._membership.epoch
-        if epoch != current:  # an earlier one is outdated; of a later one I have not heard yet
-            raise StaleEpoch(seen=epoch, current=current)
-        return await self._driver()
+    async def _at(self, epoch: int, key: str) -> ShardDriver:
+        """The running driver, for a caller who thinks that I own ``key`` in the membership of ``epoch``.
+
+        Epochs rise when any shard is restarted, too: what matters is whose the key is.
+        """
+        driver = await self._driver()
+        if epoch > self._membership.epoch:
+            await self._renew()
+        if self._membership.ring.owner(key) != self._shard:
+            raise StaleEpoch(seen=epoch, current=self._membership.epoch)
+        return driver
+
+    async def _renew(self) -> None:
+        supervisor = rayapi.find_actor(supervisor_name(self._membership.name))
+        self._membership = await rayapi.awaited(supervisor.membership.remote())
 
     async def _driver(self) -> ShardDriver:
         """Started by the first call, since an actor that Ray restarted gets no other sign."""
@@ -238,12 +272,28 @@ class Shard:
             raise
 
     async def _start(self) -> ShardDriver:
-        coder = TaskCoder.of(self._config.codec)
-        secret = bytes.fromhex(self._secret)
-        driver = assemble(self._membership, self._shard, self._config, secret, self._endpoint_url, coder)
-        self._coder = coder
-        await driver.start()
+        supervisor = rayapi.find_actor(supervisor_name(self._membership.name))
+        enrolled = supervisor.enroll.remote(self._shard, self._incarnation)
+        self._membership, self._epoch = await rayapi.awaited(enrolled)
+        registry = ShardRegistry(self._membership.name, self._shard, self._epoch)
+        try:
+            on_record = await registry.open()
+            coder = TaskCoder.of(self._config.codec)
+            driver = assemble(
+                self._membership, self._shard, self._config, bytes.fromhex(self._secret), self._endpoint_url, coder,
+                epoch=self._epoch, coordinator=registry, registered=on_record, on_deposed=self._deposed,
+            )  # fmt: skip
+            await driver.start()
+        except BaseException:
+            registry.close()
+            raise
+        self._coder, self._registry = coder, registry
         return driver
+
+    def _deposed(self) -> None:
+        """Another incarnation has taken over: answers that are on their way get out, then this process ends. If Ray
+        thinks that it is the current one, it starts the next."""
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, os._exit, 1)
 
     def _coder_of(self, driver: ShardDriver) -> TaskCoder:
         assert self._coder is not None

@@ -9,10 +9,14 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import cloudpickle
+
 from infiniray.cluster import rayapi
 from infiniray.cluster.functions import FunctionPool
+from infiniray.cluster.health import HealthWatch
 from infiniray.cluster.membership import Membership, plan, shard_actor_name, supervisor_name
 from infiniray.cluster.shard import Shard
+from infiniray.cluster.slots import Slots
 from infiniray.cluster.state import ProcessMark
 from infiniray.config import Config
 from infiniray.errors import InfiniRayError, PlatformError
@@ -24,13 +28,16 @@ __all__ = ["Supervisor", "totals"]
 _OWNER_POLL_S = 1.0
 _CLOSE_TIMEOUT_S = 5.0
 _STATS_TIMEOUT_S = 10.0
+#: A slot that nobody gives back comes free: above what a backup may take.
+_SLOT_EXPIRY_S = 120.0
 
 
 class Supervisor:
     """I am responsible for a cache's membership: its functions, its shards, and the epoch that numbers them.
 
-    All that I cannot afford to lose are my constructor's arguments, which Ray keeps for my restart; shards I find
-    again by their names. The data path does not need me: clients and shards work on while I am away.
+    What I cannot afford to lose is in my constructor's arguments, which Ray keeps for my restart, and in Ray's control
+    store (the membership with its epoch, and who is enrolled); shards I find again by their names. The data path does
+    not need me: clients and shards work on while I am away; only a shard that restarts waits for me.
 
     Args:
         secret: what shards and nodes prove each other's right with, as hex.
@@ -47,10 +54,17 @@ class Supervisor:
         self._endpoint_url = endpoint_url
         self._is_local = is_local
         self._created_s = time.time()
-        self._membership = plan(config)
+        self._slots = Slots(config.availability.backup_slots, _SLOT_EXPIRY_S)
+        self._saved_key = f"{config.name}/membership"
+        if rayapi.was_restarted():
+            self._membership, self._incarnations = self._saved()
+        else:
+            rayapi.store_delete_all(f"{config.name}/")  # of a former cache of this name
+            self._membership, self._incarnations = plan(config), {}
+        self._health = HealthWatch(lambda: self._membership.actors)
         if owner is not None:
-            names = (*self._membership.actors, supervisor_name(config.name))
-            threading.Thread(target=_end_with, args=(owner, names), name="owner-watch", daemon=True).start()
+            whom = (owner, config.name, (*self._membership.actors, supervisor_name(config.name)))
+            threading.Thread(target=_end_with, args=whom, name="owner-watch", daemon=True).start()
 
     async def bring_up(self) -> Membership:
         """Make functions and shards exist. Doing it again changes nothing.
@@ -65,6 +79,37 @@ class Supervisor:
 
     async def membership(self) -> Membership:
         return self._membership
+
+    async def enroll(self, shard: str, incarnation: str) -> tuple[Membership, int]:
+        """Take note of a shard's new process: the membership, and the epoch that this incarnation has.
+
+        It is above all before, so that nodes tell it from the one that it follows. Asked again, the answer is the same.
+        """
+        known = self._incarnations.get(shard)
+        if known is None or known[0] != incarnation:
+            epoch = self._membership.epoch + 1
+            self._membership = self._membership.raised(epoch)
+            known = self._incarnations[shard] = (incarnation, epoch)
+            await asyncio.to_thread(self._save)
+        return self._membership, known[1]
+
+    async def acquire_slot(self, shard: str, node: str) -> bool:
+        """Whether a node may be backed up now."""
+        return self._slots.acquire(shard, node)
+
+    async def release_slot(self, shard: str, node: str) -> None:
+        self._slots.release(shard, node)
+
+    def _save(self) -> None:
+        rayapi.store_put(self._saved_key, cloudpickle.dumps((self._membership, self._incarnations)))
+
+    def _saved(self) -> tuple[Membership, dict[str, tuple[str, int]]]:
+        """What my former process knew."""
+        saved = rayapi.store_get(self._saved_key)
+        if saved is None:
+            return plan(self._config), {}
+        membership, incarnations = cloudpickle.loads(saved)
+        return membership, incarnations
 
     async def health(self) -> dict[str, Any]:
         """{"shards": {name: what it says of itself, or why it cannot}}; "ok" if all do."""
@@ -82,6 +127,7 @@ class Supervisor:
             "nodes": {shard: list(nodes) for shard, nodes in members.nodes.items()},
             "schemes": [rule.model_dump() for rule in self._config.redundancy],
             "memory_mb": self._config.pool.memory_mb,
+            "backup_slots": {"taken": self._slots.n_taken, "of": self._config.availability.backup_slots},
             **await self.health(),
         }
 
@@ -100,6 +146,7 @@ class Supervisor:
 
     async def shutdown(self, *, delete_functions: bool = True) -> None:
         """End shards and delete functions; only I stay, to be killed by who called."""
+        self._health.stop()
         actors = [self._find_shard(shard) for shard in self._membership.shards]
         closings = (_within(_CLOSE_TIMEOUT_S, actor.close.remote()) for actor in actors if actor is not None)
         await asyncio.gather(*closings, return_exceptions=True)
@@ -185,10 +232,12 @@ def totals(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return summed
 
 
-def _end_with(owner: ProcessMark, actors: tuple[str, ...]) -> None:
+def _end_with(owner: ProcessMark, cache: str, actors: tuple[str, ...]) -> None:
     """Wait for a cache's owner to end, and end its actors, this one last."""
     while owner.is_alive():
         time.sleep(_OWNER_POLL_S)
+    with contextlib.suppress(InfiniRayError):
+        rayapi.store_delete_all(f"{cache}/")
     for name in actors:
         with contextlib.suppress(InfiniRayError):
             rayapi.kill(rayapi.find_actor(name))

@@ -77,6 +77,7 @@ class ShardDriver:
         pacing: Pacing | None = None,
         coordinator: Coordinator | None = None,
         registered: Mapping[NodeId, InstanceId] | None = None,
+        on_deposed: Callable[[], None] | None = None,
     ) -> None:
         self.state = state
         self.pool = BufferPool()
@@ -97,6 +98,7 @@ class ShardDriver:
         self._registered = dict(registered or {})
         self._coordination = Coordination(coordinator or LoneCoordinator(), self._registered, self.feed, self._depose)
         self._is_deposed = False
+        self._on_deposed = on_deposed
         self._links: dict[LinkId, NodeLink] = {}
         self._copies = Copies(self._links, self.pool, self.feed)
         self._buffers: dict[OpId, OperationBuffers] = {}
@@ -204,6 +206,10 @@ class ShardDriver:
         op = self._new_op()
         return (await self._run(op, ev.TouchRequested(op=op, key=key, expires_s=expires_s))).found
 
+    def back_up(self) -> None:
+        """Begin to back up every node, as far as slots allow."""
+        self.feed(ev.BackupRequested())
+
     def now_s(self) -> float:
         """The shard's time, Unix."""
         return self._clock.now_s()
@@ -301,6 +307,8 @@ class ShardDriver:
         if not self._is_deposed:
             self._is_deposed = True
             self.feed(ev.Deposed())
+            if self._on_deposed is not None:
+                self._on_deposed()
 
     # ------------------------------------------------------------ commands to nodes
 

@@ -159,7 +159,7 @@ class _Schedule:
         #: former incarnations that still work
         self.former: list[SimDriver] = []
         self.n_given_up_by_former = 0
-        self.started_s = self.started_before_s = 0.0
+        self.started_s = self.started_before_s = self.disturbed_s = 0.0
         self.on_record: dict[NodeId, InstanceId] = {}
         self.slowed: set[NodeId] = set()
         self.keys = {key: _Key() for key in _KEYS}
@@ -272,11 +272,13 @@ class _Schedule:
             self.driver.platform.reclaim(instance)
 
     def _hang(self) -> None:
+        self.disturbed_s = self.driver.clock.now_s
         instance = self._some_instance()
         if instance is not None:
             self.driver.platform.hang(instance)
 
     def _slow(self) -> None:
+        self.disturbed_s = self.driver.clock.now_s
         instance = self._some_instance()
         if instance is not None:
             instance.slowness = self.random.choice([1.0, 5.0, 100.0])
@@ -289,11 +291,13 @@ class _Schedule:
             self.damaged.add(instance.node)
 
     def _cut(self) -> None:
+        self.disturbed_s = self.driver.clock.now_s
         instance = self._some_instance()
         if instance is not None:
             self.driver.platform.cut(instance)
 
     def _cut_all(self) -> None:
+        self.disturbed_s = self.driver.clock.now_s
         for instance in self.driver.platform.alive():
             self.driver.platform.cut(instance)
 
@@ -311,6 +315,7 @@ class _Schedule:
         self.driver.codec_failures = 1
 
     def _throttle(self) -> None:
+        self.disturbed_s = self.driver.clock.now_s
         self.driver.platform.throttle_next = self.random.choice([0, 1, 3, 10])
 
     def _deny_slot(self) -> None:
@@ -359,8 +364,11 @@ class _Schedule:
         self.result.recoveries += 1
         if any(not driver.state.is_deposed for driver in self.former):
             return  # it may keep copies busy that would answer otherwise
-        if self.started_s < self.started_before_s + _SETTLED_S:
-            return  # so may sessions that the one before had begun
+        if (
+            self.started_s < max(self.started_before_s, self.disturbed_s) + _SETTLED_S
+            or self.disturbed_s > self.started_s
+        ):
+            return  # so may sessions that the one before had begun, or that were broken
         found: dict[ChunkId, dict[int, Scheme]] = {}
         for node in self.state.nodes.values():
             for instance in self.driver.platform.instances.get(node.id, ()):

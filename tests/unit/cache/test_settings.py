@@ -69,7 +69,9 @@ def test_a_misspelt_section_is_refused_with_the_nearest_name() -> None:
 
 
 def test_a_shards_policy_follows_the_configuration() -> None:
-    config = settings(read={"hedge": "all", "repair": False}, limits={"max_in_flight": 7}, session={"stall_s": "3s"})
+    config = settings(
+        read={"hedge": "all"}, availability={"repair": "none"}, limits={"max_in_flight": 7}, session={"stall_s": "3s"}
+    )
     policy = policy_of(config)
     assert (policy.hedge, policy.repair) == (Hedge.ALL, RepairMode.NONE)
     assert (policy.max_in_flight, policy.stall_s) == (7, 3.0)
