@@ -24,7 +24,7 @@ class ShardRegistry:
 
     Two incarnations are kept apart without a compare-and-swap. A new one raises the *fence* to its epoch, then reads
     the record; an old one writes its record, then reads the fence, and takes nothing for written if that is higher than
-    its own epoch. Whatever the order, either the old one learns that it was deposed or the new one reads what was written.
+    its own epoch. In whatever order: the old one learns that it was deposed, or the new one reads what was written.
     """
 
     def __init__(self, cache: str, shard: str, epoch: int) -> None:
