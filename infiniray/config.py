@@ -21,8 +21,8 @@ from infiniray.errors import ConfigError, SchemeError
 from infiniray.faas.local.settings import LocalPlatformSettings
 from infiniray.units import Bytes, Seconds
 
-__all__ = ["CodecConfig", "Config", "DeployConfig", "LimitsConfig", "PlatformConfig", "PoolConfig", "ReadConfig",
-           "RedundancyRule", "RingConfig", "SessionConfig"]  # fmt: skip
+__all__ = ["BackingConfig", "CodecConfig", "Config", "DeployConfig", "LimitsConfig", "PlatformConfig", "PoolConfig",
+           "ReadConfig", "RedundancyRule", "RingConfig", "SessionConfig"]  # fmt: skip
 
 _ENV_PREFIX = "INFINIRAY_"
 #: Set by the system itself, not settings.
@@ -226,6 +226,48 @@ def _with_prefix(prefix: str, ids: tuple[str, ...]) -> tuple[str, ...]:
     return ids
 
 
+class BackingConfig(_Section):
+    """The store behind the cache: see docs/backing.md for what each mode promises."""
+
+    url: str | None = Field(None, min_length=1, description="s3://BUCKET/PREFIX, a directory, any URL of fsspec's")
+    mode: Literal["read-through", "write-through", "write-back"] = Field(
+        "write-through",
+        description="'read-through': misses are read from the store, which is never written; 'write-through': a PUT is "
+        "acknowledged when the store has it; 'write-back': when the cache has it, the store gets it later",
+    )
+    on_error: Literal["fail", "degrade"] = Field(
+        "fail", description="while the store is unavailable: raise, or do without it as far as that loses nothing"
+    )
+    timeout_s: Seconds = Field(10.0, gt=0, description="for one call of the store; a verb's deadline may end it before")
+    concurrency: int = Field(16, ge=1, le=256, description="calls of the store at once, from one process")
+    ttl_in_store: bool = Field(
+        False, description="write objects with a ttl to the store too, where they stay when the ttl is over"
+    )
+    cached_ttl_s: Seconds | None = Field(
+        None, gt=0, description="read again from the store after so long: if others write to it too. None: never"
+    )
+    allow_pickle: bool | None = Field(
+        None, description="rebuild pickled objects of the store, which runs what they say; None: unless read-through"
+    )
+    queue_bytes: Bytes = Field(256 << 20, gt=0, description="write-back: kept by a process until the store has it")
+    queue_writes: int = Field(4096, ge=1, description="write-back: objects kept so; more PUTs wait")
+    flush_delay_s: Seconds = Field(0.1, description="write-back: wait so long for a later PUT of the same key")
+    flush_timeout_s: Seconds = Field(30.0, gt=0, description="write-back: what close() waits for the store")
+    options: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="of the store: endpoint_url, region_name, ... for s3, or fsspec's"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_url(cls, given: Any) -> Any:
+        return {"url": given} if isinstance(given, str) else given
+
+    @property
+    def may_unpickle(self) -> bool:
+        """Whether pickled objects of the store are rebuilt, and written."""
+        return self.mode != "read-through" if self.allow_pickle is None else self.allow_pickle
+
+
 class Config(_Section):
     """The whole tree. Build it with :meth:`load`; attributes are read-only.
 
@@ -248,6 +290,7 @@ class Config(_Section):
     limits: LimitsConfig = LimitsConfig()
     platform: PlatformConfig = Field(default_factory=PlatformConfig)
     deploy: DeployConfig = Field(default_factory=DeployConfig)
+    backing: BackingConfig = Field(default_factory=BackingConfig)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

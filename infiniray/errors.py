@@ -13,6 +13,10 @@ from typing import Any, ClassVar
 
 __all__ = [
     "AuthenticationError",
+    "BackingDamaged",
+    "BackingError",
+    "BackingRefused",
+    "BackingUnavailable",
     "BillDamaged",
     "CacheUnavailable",
     "ClockSkewed",
@@ -44,6 +48,8 @@ __all__ = [
     "ValueNotStorable",
     "ValueTooLarge",
     "WriteFailed",
+    "WriteLost",
+    "WritesUnflushed",
     "WrongAccount",
     "WrongRegion",
 ]
@@ -248,6 +254,48 @@ class PlatformThrottled(PlatformError):
 
     retryable = True
     retry_after_s: float
+
+
+# ---------------------------------------------------------------- the store behind the cache
+
+
+class BackingError(InfiniRayError, OSError):
+    """The store behind a cache could not do what was needed. Fields: ``store``, its URL without secrets;
+    ``operation``; ``key``; ``detail``."""
+
+    template = "{operation} of {key!r} in {store}: {detail}"
+    store: str
+    operation: str
+    key: str
+    detail: str
+
+
+class BackingUnavailable(BackingError, ConnectionError):
+    """The store does not answer, not in time, or not now. Of a write it may have all, or nothing."""
+
+    retryable = True
+
+
+class BackingRefused(BackingError):
+    """The store answers, and says no: no such bucket, no permission, a name that it cannot have."""
+
+
+class BackingDamaged(BackingError, ValueError):
+    """An object of the store is not what its own header says."""
+
+
+class WritesUnflushed(BackingUnavailable):
+    """Acknowledged writes have not reached the store. Fields: as :class:`BackingError` (``key`` is one of them), and
+    ``n_writes``, ``n_bytes``."""
+
+    template = "{operation}: {n_writes} acknowledged writes ({n_bytes:,} bytes) have not reached {store}: {detail}"
+    n_writes: int
+    n_bytes: int
+
+
+class WriteLost(BackingError):
+    """An acknowledged write is in neither the cache nor the store: its writer died before it reached the store, and
+    the cache has lost it since. No miss: what the store has, if anything, is older. Put it again, or delete it."""
 
 
 # ---------------------------------------------------------------- deploying

@@ -11,11 +11,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from infiniray.cluster import rayapi
 from infiniray.cluster.assembly import assemble
 from infiniray.cluster.codec_tasks import TaskCoder
+from infiniray.cluster.enrolment import enroll, renewed
 from infiniray.cluster.flights import Flights, Landed
-from infiniray.cluster.membership import Membership, supervisor_name
+from infiniray.cluster.membership import Membership
 from infiniray.cluster.registry import ShardRegistry
 from infiniray.cluster.turns import Turn
 from infiniray.config import Config
@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 #: Answers to requests that may come again are kept for the last so many.
 _REMEMBERED = 4096
+#: When callers of a shard that is recovering shall come again.
+_RECOVERY_POLL_S = 0.1
 #: From learning that there is a later incarnation to the end of the process.
 _LAST_WORDS_S = 0.5
 
@@ -93,8 +95,6 @@ class Shard:
                 except (KeyNotFound, ObjectReplaced):
                     continue
                 return Turn(value=Packed(facts.head, data))
-            if driver.state.is_recovering:  # the value may be there, but is not known yet
-                raise ShardRecovering(shard=self._shard, retry_after_s=0.1)
             if self._flights.acquire(key, holder, lease_s):
                 return Turn(is_granted=True)
             landed = await self._flights.wait(key, until_s, timeout_s)
@@ -204,7 +204,7 @@ class Shard:
 
     async def list(self, epoch: int, prefix: str, limit: int | None) -> list[tuple[str, int, float | None]]:
         """(key, bytes, expiry) of my objects whose key begins with ``prefix``: the first ``limit`` by key."""
-        driver = await self._driver()
+        driver = await self._ready()
         now_s = time.time()
         rows = [
             (record.facts.key, record.facts.size_bytes, record.expires_s)
@@ -250,16 +250,19 @@ class Shard:
 
         Epochs rise when any shard is restarted, too: what matters is whose the key is.
         """
-        driver = await self._driver()
+        driver = await self._ready()
         if epoch > self._membership.epoch:
-            await self._renew()
+            self._membership = await renewed(self._membership)
         if self._membership.ring.owner(key) != self._shard:
             raise StaleEpoch(seen=epoch, current=self._membership.epoch)
         return driver
 
-    async def _renew(self) -> None:
-        supervisor = rayapi.find_actor(supervisor_name(self._membership.name))
-        self._membership = await rayapi.awaited(supervisor.membership.remote())
+    async def _ready(self) -> ShardDriver:
+        """The driver, if it knows what there is."""
+        driver = await self._driver()
+        if driver.state.is_recovering:
+            raise ShardRecovering(shard=self._shard, retry_after_s=_RECOVERY_POLL_S)
+        return driver
 
     async def _driver(self) -> ShardDriver:
         """Started by the first call, since an actor that Ray restarted gets no other sign."""
@@ -272,21 +275,19 @@ class Shard:
             raise
 
     async def _start(self) -> ShardDriver:
-        supervisor = rayapi.find_actor(supervisor_name(self._membership.name))
-        enrolled = supervisor.enroll.remote(self._shard, self._incarnation)
-        self._membership, self._epoch = await rayapi.awaited(enrolled)
-        registry = ShardRegistry(self._membership.name, self._shard, self._epoch)
+        enrolment = await enroll(self._membership, self._shard, self._incarnation)
+        registry = enrolment.registry
         try:
-            on_record = await registry.open()
             coder = TaskCoder.of(self._config.codec)
             driver = assemble(
-                self._membership, self._shard, self._config, bytes.fromhex(self._secret), self._endpoint_url, coder,
-                epoch=self._epoch, coordinator=registry, registered=on_record, on_deposed=self._deposed,
+                enrolment.membership, self._shard, self._config, bytes.fromhex(self._secret), self._endpoint_url, coder,
+                epoch=enrolment.epoch, coordinator=registry, registered=enrolment.on_record, on_deposed=self._deposed,
             )  # fmt: skip
             await driver.start()
         except BaseException:
             registry.close()
             raise
+        self._membership, self._epoch = enrolment.membership, enrolment.epoch
         self._coder, self._registry = coder, registry
         return driver
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from infiniray.codec.kernels import find_kernel
 from infiniray.codec.schemes import Scheme, SchemeKind
 from infiniray.errors import ConfigError, SchemeError
 
-__all__ = ["KernelSpeed", "measure_kernels"]
+__all__ = ["KernelSpeed", "measure_kernels", "take_turns"]
+
+_Name = TypeVar("_Name")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +54,14 @@ def measure_kernels(object_bytes: int, scheme: Scheme, rounds: int) -> list[Kern
             continue
         contestants[name, "encode"] = _encoding(coder, scheme, data)
         contestants[name, "decode"] = _decoding(coder, scheme, data)
-    return _rows(object_bytes, _take_turns(contestants, rounds))
+    return _rows(object_bytes, take_turns(contestants, rounds))
 
 
-_Contestants = dict[tuple[str, str], Callable[[], object]]
-
-
-def _take_turns(contestants: _Contestants, rounds: int) -> dict[tuple[str, str], float]:
+def take_turns(contestants: Mapping[_Name, Callable[[], object]], rounds: int) -> dict[_Name, float]:
+    """The median time of each, in seconds, over ``rounds`` (at least one) in which each runs once."""
     for run in contestants.values():
         run()  # first use builds tables and touches pages
-    times_s: dict[tuple[str, str], list[float]] = {key: [] for key in contestants}
+    times_s: dict[_Name, list[float]] = {key: [] for key in contestants}
     for _ in range(rounds):
         for key, run in contestants.items():
             started_s = time.perf_counter()

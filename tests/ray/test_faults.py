@@ -83,10 +83,10 @@ async def test_a_lost_object_is_a_typed_miss_for_the_asynchronous_twin(cache: Ca
 
 
 def test_a_killed_shard_comes_back_and_serves(local_ray: str) -> None:
-    """What it held is not recovered yet, but nobody hangs, and it takes new objects."""
     with infiniray.start(nodes=3, shards=1, scheme="rs:2+1", memory_mb=256, name="crash") as cache:
         cache["before"] = noise(5)
         rayapi.crash(rayapi.find_actor("crash:shard-0"))
+        np.testing.assert_array_equal(cache["before"], noise(5))
         assert cache.get("never stored", None) is None
         cache["after"] = noise(6)
         np.testing.assert_array_equal(cache["after"], noise(6))

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from infiniray.cluster import shard as shard_module
-from infiniray.cluster.membership import plan
+from infiniray.cluster.enrolment import Enrolment
+from infiniray.cluster.membership import Membership, plan
+from infiniray.cluster.registry import ShardRegistry
 from infiniray.cluster.shard import Shard
 from infiniray.cluster.supervisor import totals
 from infiniray.codec.schemes import Scheme
 from infiniray.config import Config
 from infiniray.core.commands import ObjectFacts
 from infiniray.core.table import ObjectRecord, ObjectTable
-from infiniray.errors import CacheUnavailable, KeyNotFound, StaleEpoch, WriteFailed
+from infiniray.errors import CacheUnavailable, KeyNotFound, ShardRecovering, StaleEpoch, WriteFailed
 
 SCHEME = Scheme.parse("rs:2+1")
 
@@ -62,16 +64,27 @@ class FakeDriver:
         return self.table.remove(key) is not None
 
 
+async def enroll(membership: Membership, shard: str, incarnation: str) -> Enrolment:
+    registry = ShardRegistry(membership.name, shard, 1)
+    return Enrolment(membership=membership, epoch=1, registry=registry, on_record={})
+
+
+async def renewed(membership: Membership) -> Membership:
+    return membership
+
+
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     driver = FakeDriver()
     monkeypatch.setattr(shard_module, "assemble", lambda *args, **kwargs: driver)
+    monkeypatch.setattr(shard_module, "enroll", enroll)
+    monkeypatch.setattr(shard_module, "renewed", renewed)
     return driver
 
 
 @pytest.fixture
 def shard() -> Shard:
-    config = Config.load(None, {"redundancy": [{"scheme": "rs:2+1"}]}, environ={})
+    config = Config.load(None, {"redundancy": [{"scheme": "rs:2+1"}], "ring": {"shards": 1}}, environ={})
     return Shard(membership=plan(config), shard="shard-0", config=config, secret="00ff", endpoint_url=None)
 
 
@@ -93,22 +106,39 @@ async def test_a_start_that_failed_is_tried_again_by_the_next_call(shard: Shard,
     assert driver.n_starts == 2
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
-async def test_callers_of_another_epoch_are_turned_away(shard: Shard, driver: FakeDriver, epoch: int) -> None:
+async def test_callers_who_think_that_another_shards_key_is_mine_are_turned_away(driver: FakeDriver) -> None:
+    config = Config.load(None, {"redundancy": [{"scheme": "rs:2+1"}], "ring": {"shards": 2}}, environ={})
+    membership = plan(config)
+    key = next(f"k{i}" for i in range(100) if membership.ring.owner(f"k{i}") == "shard-1")
+    shard = Shard(membership=membership, shard="shard-0", config=config, secret="00ff", endpoint_url=None)
     calls = [
-        shard.put(epoch, "k", "", b"", [], request="r", ttl_s=None, timeout_s=5),
-        shard.get(epoch, "k", raw=False, timeout_s=5),
-        shard.delete(epoch, "k", request="r", timeout_s=5),
-        shard.touch(epoch, "k", ttl_s=None, timeout_s=5),
-        shard.exists(epoch, "k", timeout_s=5),
-        shard.ttl(epoch, "k", timeout_s=5),
-        shard.list(epoch, "", None),
+        shard.put(0, key, "", b"", [], request="r", ttl_s=None, timeout_s=5),
+        shard.get(0, key, raw=False, timeout_s=5),
+        shard.delete(0, key, request="r", timeout_s=5),
+        shard.touch(0, key, ttl_s=None, timeout_s=5),
+        shard.exists(0, key, timeout_s=5),
+        shard.ttl(0, key, timeout_s=5),
     ]
     for call in calls:
         with pytest.raises(StaleEpoch) as caught:
             await call
-        assert (caught.value.seen, caught.value.current) == (epoch, 1)
+        assert (caught.value.seen, caught.value.current) == (0, 1)
     assert driver.n_puts == 0
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+async def test_an_epoch_that_was_raised_by_a_restart_turns_nobody_away(
+    shard: Shard, driver: FakeDriver, epoch: int
+) -> None:
+    await shard.put(epoch, "k", "", b"", [], request="r", ttl_s=None, timeout_s=5)
+    assert driver.n_puts == 1
+
+
+async def test_callers_wait_while_the_table_is_rebuilt(shard: Shard, driver: FakeDriver) -> None:
+    driver.is_recovering = True
+    for call in (shard.exists(1, "k", timeout_s=5), shard.ttl(1, "k", timeout_s=5), shard.list(1, "", None)):
+        with pytest.raises(ShardRecovering):
+            await call
 
 
 async def test_a_request_that_comes_again_is_done_once(shard: Shard, driver: FakeDriver) -> None:

@@ -12,8 +12,10 @@ import pytest
 
 from infiniray.cluster import flights as flights_module
 from infiniray.cluster import shard as shard_module
+from infiniray.cluster.enrolment import Enrolment
 from infiniray.cluster.flights import Flights
-from infiniray.cluster.membership import plan
+from infiniray.cluster.membership import Membership, plan
+from infiniray.cluster.registry import ShardRegistry
 from infiniray.cluster.shard import Shard
 from infiniray.cluster.turns import Turn
 from infiniray.codec.schemes import Scheme
@@ -108,16 +110,29 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+async def enroll(membership: Membership, shard: str, incarnation: str) -> Enrolment:
+    registry = ShardRegistry(membership.name, shard, 1)
+    return Enrolment(membership=membership, epoch=1, registry=registry, on_record={})
+
+
+async def renewed(membership: Membership) -> Membership:
+    return membership
+
+
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     driver = FakeDriver()
     monkeypatch.setattr(shard_module, "assemble", lambda *args, **kwargs: driver)
+    monkeypatch.setattr(shard_module, "enroll", enroll)
+    monkeypatch.setattr(shard_module, "renewed", renewed)
     return driver
 
 
 @pytest.fixture
 def shard(driver: FakeDriver) -> Shard:
-    config = Config.load(None, {"redundancy": [{"scheme": "rs:2+1"}], "limits": {"max_in_flight": 32}}, environ={})
+    config = Config.load(
+        None, {"redundancy": [{"scheme": "rs:2+1"}], "limits": {"max_in_flight": 32}, "ring": {"shards": 1}}, environ={}
+    )
     return Shard(membership=plan(config), shard="shard-0", config=config, secret="00ff", endpoint_url=None)
 
 
@@ -150,7 +165,7 @@ async def waiting(shard: Shard, *holders: str, **options: float) -> list[asyncio
 
 
 async def computing(shard: Shard) -> dict[str, int]:
-    await shard._at(1)
+    await shard._at(1, "k")
     return shard._flights.stats()
 
 
@@ -425,7 +440,8 @@ async def test_a_shard_that_closes_lets_go_of_those_who_wait(shard: Shard) -> No
             await waiter
 
 
-async def test_callers_of_another_epoch_are_turned_away(shard: Shard) -> None:
+async def test_callers_who_think_that_another_shards_key_is_mine_are_turned_away(shard: Shard) -> None:
+    shard._shard = "shard-1"  # so that "k" is another's
     calls = [
         shard.take_turn(2, "k", holder="a", lease_s=1, timeout_s=5),
         shard.renew_turn(2, "k", holder="a", lease_s=1, timeout_s=5),
