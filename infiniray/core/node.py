@@ -170,7 +170,7 @@ class Node:
             self._close(old)  # it dialled again: the old connection is dead
         self._links[link.id] = link
         if len(self._links) > MAX_LINKS:
-            self._close(next(iter(self._links.values())))
+            self._close(next(old for old in self._links.values() if old is not self.link))
         self.outbox.note_seq(link.spans.last)
         self._hear_or_pair(link, session)
 
@@ -367,7 +367,7 @@ class Node:
 
     def _hear_or_pair(self, link: Link, session: SessionId) -> None:
         if self.backup is not None and self.backup.is_peer(session):
-            if link is not self.link:
+            if self.link is None or link.instance != self.link.instance:
                 link.session = session
                 self.backup.on_peer(link)
                 return

@@ -17,7 +17,7 @@ from infiniray.codec.schemes import SchemePolicy
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
 from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
-from infiniray.core.policy import Policy, footprint_bytes
+from infiniray.core.policy import Policy, RepairMode, footprint_bytes
 from infiniray.core.shard import ShardState
 from infiniray.core.table import ObjectRecord
 from infiniray.errors import InfiniRayError
@@ -33,7 +33,7 @@ class Instance:
     """What one execution environment has."""
 
     id: InstanceId
-    chunks: set[ChunkId] = field(default_factory=set)
+    chunks: dict[ChunkId, int] = field(default_factory=dict)  # with the number of the insert
     spans: SeqSpans = field(default_factory=SeqSpans)
     link: LinkId | None = None
 
@@ -57,6 +57,7 @@ class World:
 
     def __init__(self, *, n_nodes: int = 8, capacity_bytes: int = 64 * MIB, scheme: str = "rs:4+2", **policy: Any):
         schemes = SchemePolicy.of([(None, scheme)])
+        policy = {"repair": RepairMode.READS, **policy}
         capacities = {NodeId(f"n{i}"): capacity_bytes for i in range(n_nodes)}
         self.state = ShardState(shard="s", epoch=1, nodes=capacities, policy=Policy(schemes=schemes, **policy))
         self.now_s = START_S
@@ -65,6 +66,7 @@ class World:
         self.released: list[OpId] = []
         self.timers: dict[Timer, float] = {}
         self.holds_codec = False
+        self.holds_registry = False
         self._instance_ids = itertools.count()
         self.nodes = {node: ScriptedNode(self._new_instance()) for node in capacities}
         self._op_ids = itertools.count(1)
@@ -90,10 +92,10 @@ class World:
         self.tell(ev.GetRequested(op=op, key=key, deadline_s=self.now_s + timeout_s))
         return op
 
-    def delete(self, key: str) -> bool:
+    def delete(self, key: str, *, timeout_s: float = 30.0) -> bool:
         op = OpId(next(self._op_ids))
-        self.tell(ev.DeleteRequested(op=op, key=key))
-        return self.endings[op] is True
+        self.tell(ev.DeleteRequested(op=op, key=key, deadline_s=self.now_s + timeout_s))
+        return self.endings.get(op) is True
 
     def touch(self, key: str, ttl_s: float | None) -> bool:
         op = OpId(next(self._op_ids))
@@ -139,7 +141,7 @@ class World:
         """What the records in the table take on each node."""
         used = dict.fromkeys(self.nodes, 0)
         for record in self.state.table:
-            for index, place in enumerate(record.places):
+            for index, place in record.placed():
                 used[place.node] += footprint_bytes(record.chunk_bytes(index))
         return used
 
@@ -221,6 +223,13 @@ class World:
                 self._at(command.link, command, lambda s: self._fetch(s, command))
             case cmd.DeleteChunks():
                 self._at(command.link, command, lambda s: self._delete(s, command))
+            case cmd.Retain():
+                self._at(command.link, command, lambda s: self._retain(s, command))
+            case cmd.RegisterCopy(node=node, instance=instance):
+                if not self.holds_registry:
+                    self.tell(ev.CopyRegistered(node=node, instance=instance))
+            case cmd.AcquireSlot(node=node):
+                self.tell(ev.SlotAnswered(node=node, granted=False))
             case cmd.AbortStore(request=request) | cmd.CancelFetch(request=request):
                 self._cancelled.add(request)
             case cmd.CloseLink(link=link):
@@ -285,7 +294,7 @@ class World:
         if scripted.refuses:
             return ev.RequestRefused(request=command.request, reason="full")
         chunk = ChunkId(command.facts.key, command.facts.version, command.index)
-        scripted.instance.chunks.add(chunk)
+        scripted.instance.chunks[chunk] = command.seq
         scripted.instance.spans.add(command.seq)
         return ev.ChunkStored(request=command.request, crc=crc_of(chunk))
 
@@ -301,9 +310,19 @@ class World:
     def _delete(self, scripted: ScriptedNode, command: cmd.DeleteChunks) -> ev.Event:
         if scripted.refuses:
             return ev.RequestRefused(request=command.request, reason="epoch")
-        scripted.instance.chunks.difference_update(command.chunk_ids)
+        for chunk in command.chunk_ids:
+            scripted.instance.chunks.pop(chunk, None)
         scripted.instance.spans.add(command.seq)
         return ev.ChunksDeleted(request=command.request)
+
+    def _retain(self, scripted: ScriptedNode, command: cmd.Retain) -> ev.Event:
+        instance = scripted.instance
+        for chunk, seq in list(instance.chunks.items()):
+            if command.first <= seq <= command.last and seq not in command.keep:
+                del instance.chunks[chunk]
+        for first, last in command.seen:
+            instance.spans.add(first, last)
+        return ev.Retained(request=command.request)
 
 
 def crc_of(chunk: ChunkId) -> int:

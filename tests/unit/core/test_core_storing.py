@@ -10,7 +10,7 @@ from core_world import MIB, World
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
 from infiniray.core.ids import NodeId
-from infiniray.core.policy import Hedge, footprint_bytes
+from infiniray.core.policy import Hedge, RepairMode, footprint_bytes
 from infiniray.errors import DeadlineExceeded, KeyNotFound, Overloaded, PoolFull, ValueTooLarge, WriteFailed
 
 
@@ -153,7 +153,7 @@ def test_a_chunk_that_stalls_is_aborted_and_stored_elsewhere() -> None:
         assert "n2" not in {place.node for place in world.record(world.facts(put).key).places}
     assert len(world.said(cmd.AbortStore)) >= 1
     world.let_go(NodeId("n2"))
-    assert world.nodes[NodeId("n2")].instance.chunks == set()
+    assert not world.nodes[NodeId("n2")].instance.chunks
 
 
 def test_an_instance_that_takes_over_before_the_end_must_have_what_was_confirmed() -> None:
@@ -181,12 +181,20 @@ def test_deletes_go_out_before_what_is_sent_later() -> None:
     assert {chunk.key for chunk in world.nodes[NodeId("n0")].instance.chunks} == {"b"}
 
 
-def test_deletes_alone_wake_nobody() -> None:
+def test_a_delete_wakes_as_many_nodes_as_it_takes_to_make_the_object_unreadable() -> None:
     world = World()
     world.facts(world.put("a"))
     world.asleep()
     since = len(world.commands)
     assert world.delete("a")
+    assert len(world.said(cmd.Invoke, since)) == 3  # of rs:4+2, three chunks are left, and four were needed
+
+
+def test_deletions_that_nobody_waits_for_wake_nobody() -> None:
+    world = World()
+    world.facts(world.put("a", ttl_s=1.0))
+    world.asleep()
+    since = len(world.commands)
     world.advance(100.0)
     assert world.said(cmd.Invoke, since) == []
     assert world.state.stored_bytes == 0
@@ -200,7 +208,7 @@ def test_deletes_on_a_lost_connection_are_sent_again() -> None:
     world.facts(world.put("a"))
     node = NodeId("n0")
     world.nodes[node].holds = True
-    assert world.delete("a")
+    assert not world.delete("a")  # not acknowledged before it is confirmed
     assert len(world.said(cmd.DeleteChunks)) == 1
     world.nodes[node].holds = False
     link, session = world.nodes[node].instance.link, world.nodes[node].session
@@ -218,11 +226,11 @@ def test_deletes_that_a_node_refuses_are_not_sent_for_ever() -> None:
     world = World(n_nodes=1, scheme="stripe:1")
     world.facts(world.put("a"))
     world.nodes[NodeId("n0")].refuses = True
-    assert world.delete("a")
-    world.nodes[NodeId("n0")].refuses = False
-    world.facts(world.put("b"))
-    world.facts(world.put("c"))
-    assert len(world.said(cmd.DeleteChunks)) == 1
+    assert not world.delete("a", timeout_s=3.0)
+    since = len(world.commands)
+    world.advance(60.0)
+    assert len(world.said(cmd.DeleteChunks, since)) < 10
+    assert world.state.operations == {}
 
 
 # ---------------------------------------------------------------- several writes, and limits
@@ -238,10 +246,13 @@ def test_of_two_writes_the_later_one_stays_whichever_ends_last(order: tuple[int,
     for i in order:
 
         def is_of_this_write(command: cmd.Command, size_bytes: int = sizes[i]) -> bool:
-            return isinstance(command, cmd.StoreChunk) and command.facts.size_bytes == size_bytes
+            return isinstance(command, cmd.DeleteChunks) or (
+                isinstance(command, cmd.StoreChunk) and command.facts.size_bytes == size_bytes
+            )
 
-        for node in world.nodes:
-            world.let_some_go(node, is_of_this_write)
+        for _ in range(2):  # the chunks, then the deletion of what they replace
+            for node in world.nodes:
+                world.let_some_go(node, is_of_this_write)
         assert not world.is_open(writes[i])
     assert world.record("a").facts == world.facts(writes[1])
     assert world.accounted_bytes() == world.used_bytes()
@@ -427,7 +438,7 @@ def test_a_repair_of_what_is_replaced_meanwhile_leaves_nothing() -> None:
     for scripted in world.nodes.values():
         scripted.refuses = True
     world.facts(world.get("a"))
-    assert world.delete("a")
+    assert not world.delete("a", timeout_s=3.0)
     for scripted in world.nodes.values():
         scripted.refuses = False
     world.advance(5.0)
@@ -453,7 +464,7 @@ def test_repairs_are_limited_and_an_object_is_repaired_once_at_a_time() -> None:
 
 
 def test_repair_can_be_switched_off() -> None:
-    world = World(repair=False)
+    world = World(repair=RepairMode.NONE)
     world.facts(world.put("a"))
     world.lose(world.node_of("a", 0))
     world.facts(world.get("a"))
