@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from infiniray.codec.schemes import Scheme, SchemePolicy
+from infiniray.core.backup import BackupCounters
 from infiniray.core.connection import Activity
 from infiniray.core.ids import InstanceId, NodeId, OpId
 from infiniray.core.operation import Timing
@@ -114,6 +115,7 @@ class ScheduleResult:
     failures: int = 0
     recoveries: int = 0
     counters: Counters = field(default_factory=Counters)
+    backups: BackupCounters = field(default_factory=BackupCounters)
     story: list[str] = field(default_factory=list)
 
 
@@ -196,6 +198,7 @@ class _Schedule:
         self._check_nodes()
         self.result.n_events = self.driver.n_events
         self.result.counters = self.state.counters
+        self.result.backups = self.state.backups.counters
         return self.result
 
     # ------------------------------------------------------------ clients
@@ -434,7 +437,11 @@ class _Schedule:
             case KeyNotFound():
                 self._check_miss(read.key, allowed)
                 self.result.misses += 1
-            case Overloaded() | ShardRecovering() | ObjectReplaced():
+            case Overloaded() | ShardRecovering():
+                self.result.failures += 1
+            case ObjectReplaced() if (
+                not self.result.is_lucky or ending.at_s - read.began_s >= self.policy.erase_patience_s
+            ):
                 self.result.failures += 1
             case StaleEpoch() if not self.result.is_lucky:
                 self.result.failures += 1

@@ -127,7 +127,7 @@ def test_full_nodes_make_room_by_clock() -> None:
     assert driver.finish(driver.get("k29")).value == 29
     for fleet in driver.platform.instances.values():
         for instance in fleet:
-            assert sum(n_bytes for _, n_bytes in instance.chunks.values()) <= 8 * MiB
+            assert sum(kept.info.chunk_bytes for kept in instance.chunks.values()) <= 8 * MiB
 
 
 def test_values_that_can_never_fit_and_values_that_do_not_fit_now() -> None:

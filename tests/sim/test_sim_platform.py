@@ -16,24 +16,27 @@ from infiniray.sim import __main__ as command
 from infiniray.sim.clock import VirtualClock
 from infiniray.sim.driver import SimDriver, Violation
 from infiniray.sim.platform import Instance, PlatformModel, SimPlatform
-from infiniray.wire.describe import ChunkId
+from infiniray.wire.describe import ChunkId, ChunkInfo
 
 NODE = NodeId("n")
 MODEL = PlatformModel(invoke_s=0.01, cold_start_s=0.1, network_s=0.001, linger_s=0.02, return_s=0.002)
 
 
 class Heard:
-    """A platform with one function, and what its shard would hear, with the time."""
+    """A platform with one function, and what its shard would hear, with the time. I am the shard's port."""
+
+    epoch = 1
 
     def __init__(self, model: PlatformModel = MODEL) -> None:
         self.clock = VirtualClock()
         self.events: list[tuple[float, ev.Event]] = []
-        self.platform = SimPlatform(
-            self.clock, model, {NODE: 64 << 10}, lambda e: self.events.append((round(self.clock.now_s, 6), e))
-        )
+        self.platform = SimPlatform(self.clock, model, {NODE: 64 << 10})
 
-    def invoke(self, session: str) -> None:
-        self.platform.invoke(NODE, SessionId(session))
+    def report(self, event: ev.Event) -> None:
+        self.events.append((round(self.clock.now_s, 6), event))
+
+    def invoke(self, session: str, reason: str = "serve") -> None:
+        self.platform.invoke(NODE, SessionId(session), reason, self)
 
     def kinds(self) -> list[str]:
         return [type(event).__name__ for _, event in self.events]
@@ -160,16 +163,41 @@ def test_an_instance_keeps_what_fits_into_its_memory_and_counts_as_the_agent_doe
     heard.invoke("s1")
     heard.clock.run()
     instance = heard.fleet[0]  # 64 KiB: sixteen pages
-    chunks = [ChunkId("k", 1, i) for i in range(3)]
     token = ("k", 1, 0, "value")
-    assert instance.keep(chunks[0], token, 20_000)  # five pages and one
-    assert instance.keep(chunks[1], token, 20_480)
-    assert not instance.keep(chunks[2], token, 16_384)
-    assert instance.keep(chunks[2], token, 12_288)
+
+    def chunk(index: int, n_bytes: int) -> ChunkInfo:
+        return ChunkInfo("k", 1, index, index + 1, "rs:2+1", 2 * n_bytes, n_bytes, 0, 0.0, "")
+
+    assert instance.keep(chunk(0, 20_000), token)  # five pages and one
+    assert instance.keep(chunk(1, 20_480), token)
+    assert not instance.keep(chunk(2, 16_384), token)
+    assert instance.keep(chunk(2, 12_288), token)
     assert instance.used_bytes == instance.limit_bytes
-    instance.drop(chunks[0])
-    instance.drop(chunks[0])
+    for _ in range(2):
+        instance.drop(ChunkId("k", 1, 0))
     assert instance.used_bytes == 10 * 4096
+
+
+def test_a_warm_up_is_no_session_and_tells_what_the_instance_has() -> None:
+    heard = Heard()
+    heard.invoke("s1", "warm")
+    heard.clock.run()
+    assert heard.kinds() == ["InvokeReturned"]
+    returned = heard.events[0][1]
+    assert isinstance(returned, ev.InvokeReturned)
+    assert returned.copy is not None
+    assert returned.copy.instance == heard.fleet[0].id
+
+
+def test_an_instance_obeys_the_highest_epoch() -> None:
+    heard = Heard()
+    heard.epoch = 2
+    heard.invoke("s1")
+    heard.clock.run()
+    heard.epoch = 1
+    heard.invoke("s2")
+    heard.clock.run()
+    assert heard.kinds()[-2:] in (["InvokeReturned", "Deposed"], ["Deposed", "InvokeReturned"])
 
 
 # ---------------------------------------------------------------- the driver on it
@@ -189,7 +217,7 @@ def test_hours_pass_without_anything_piling_up() -> None:
     assert driver.clock.now_s - 1_600_000_000.0 > 2 * 3600
     assert (driver.endings, driver.open_operations, driver.open_requests) == ({}, [], [])
     assert len(driver.state.context.homes) <= len(driver.state.nodes)  # a DELETE each that a frozen node has not read
-    assert all(len(node._garbage) < 100 for node in driver.state.nodes.values())
+    assert all(len(node.garbage) < 100 for node in driver.state.nodes.values())
     assert driver.clock.n_planned < 500
 
 
