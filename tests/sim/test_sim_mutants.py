@@ -192,11 +192,6 @@ def ignores_the_fence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimRegistry, "register", register)
 
 
-def believes_any_copy(patch: pytest.MonkeyPatch) -> None:
-    """After a crash, chunks count on whichever instance they are found."""
-    patch.setattr(Recovery, "_is_on_record", staticmethod(lambda node, inventory: inventory.is_whole))
-
-
 def acknowledges_deletes_early(patch: pytest.MonkeyPatch) -> None:
     """Nobody waits until what was deleted or replaced cannot come back."""
     patch.setattr(Eraser, "look", lambda self: True)
@@ -262,7 +257,6 @@ def keeps_slots(patch: pytest.MonkeyPatch) -> None:
 MUTANTS = [
     skips_the_alignment,
     ignores_the_fence,
-    believes_any_copy,
     acknowledges_deletes_early,
     forgets_what_was_evicted,
     forgets_writes_during_a_backup,

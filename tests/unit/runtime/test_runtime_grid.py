@@ -517,7 +517,7 @@ async def test_a_second_instance_takes_over_when_the_first_is_reclaimed(grid: Ma
         node.reclaim(node.instances[0])
     for key, data in objects.items():
         assert np.array_equal(await pool.get(key), data)
-    assert pool.state.counters.reads_decoded == 0
+    assert pool.state.counters.degraded_reads == 0  # parity may have been faster, but nothing was lost
 
 
 def has_a_twin(node: GridNode) -> bool:
@@ -534,4 +534,4 @@ async def test_nodes_are_kept_warm_without_a_session(grid: MakeGrid) -> None:
     await until(lambda: all(node.n_invocations >= n_before[name] + 3 for name, node in pool.nodes.items()))
     assert pool.driver.stats()["links"] == 6
     assert np.array_equal(await pool.get("k"), data)
-    assert pool.state.counters.reads_decoded == 0
+    assert pool.state.counters.degraded_reads == 0
