@@ -140,7 +140,7 @@ def repair(objects: int, object_size: int, reclaim: int, as_json: bool) -> None:
     from infiniray.faas.local.admin import PlatformAdmin
     from workloads.recovery_bench import measure_repair
 
-    unbounded = {"warm_interval": "1s", "backup_interval": "0s", "repair_bytes_per_s": "100GiB"}
+    unbounded = {"warm_interval_s": 1, "backup_interval_s": 0, "repair_bytes_per_s": "100GiB", "repair_usd_per_h": 1000}
     settings: dict[str, Any] = {"pool": {"memory_mb": 1536}, "availability": unbounded}
     with infiniray.start(name="bench", shards=1, nodes=14, object_store_bytes=2 << 30, **settings) as cache:
         says().print(f"{objects:,} objects of {object_size:,} bytes on 14 nodes, {reclaim} reclaimed ...")

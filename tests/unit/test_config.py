@@ -87,7 +87,9 @@ def test_the_system_s_own_environment_is_not_a_setting() -> None:
     assert load(INFINIRAY_SECRET="ab", INFINIRAY_STATE_DIR="/nowhere") == Config()
 
 
-@pytest.mark.parametrize("file", sorted(set(CONFIGS.glob("*.yaml")) - set(CONFIGS.glob("prices-*.yaml"))), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "file", sorted({*CONFIGS.glob("*.yaml")} - {*CONFIGS.glob("prices-*.yaml")}), ids=lambda path: path.stem
+)
 def test_shipped_files_are_valid(file: Path) -> None:
     config = load(file=file)
     assert config.pool.nodes >= config.ring.shards * config.widest_scheme
