@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from infiniray.backing.computing import BackedComputation, loading, loading_async
 from infiniray.cluster import rayapi
 from infiniray.cluster.client import Client, Entry
 from infiniray.cluster.steps import Block, Steps, run, run_async
@@ -23,6 +26,9 @@ from infiniray.units import parse_seconds, ttl_seconds
 
 if TYPE_CHECKING:
     from ray import ObjectRef
+
+    from infiniray.backing.modes import Adopted, Backing
+    from infiniray.config import BackingConfig
 
 __all__ = ["AsyncCache", "Cache", "Entry"]
 
@@ -39,10 +45,19 @@ _RAISE: Any = type("_Raise", (), {"__repr__": lambda self: "<raise KeyNotFound>"
 class _Session:
     """A process's tie to one cache, shared by its handle, the handle's namespaces and their asynchronous twins."""
 
-    def __init__(self, name: str, address: str, on_close: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        on_close: Callable[[], None] | None = None,
+        backing_config: BackingConfig | None = None,
+    ) -> None:
         self.name = name
         self.address = address
         self.client = Client(name)
+        self.backing_config = backing_config
+        #: once it is open
+        self.backing: Backing | None = None
         self.is_closed = False
         self._on_close = on_close
 
@@ -53,11 +68,23 @@ class _Session:
         if not rayapi.is_connected():
             rayapi.attach(self.address)
 
+    def open_backing(self) -> Backing | None:
+        """The store behind the cache, if there is one; the same for all sessions of this process."""
+        if self.backing is None and self.backing_config is not None:
+            from infiniray.backing.process import backing_of
+
+            self.backing = backing_of(self.name, self.address, self.backing_config)
+        return self.backing
+
     def close(self) -> None:
-        self.is_closed = True
+        was_closed, self.is_closed = self.is_closed, True
         on_close, self._on_close = self._on_close, None
-        if on_close is not None:
-            on_close()
+        try:
+            if self.backing is not None and not was_closed:
+                self.backing.close()
+        finally:
+            if on_close is not None:
+                on_close()
 
 
 class _Verbs:
@@ -69,12 +96,19 @@ class _Verbs:
 
     @classmethod
     def _of(
-        cls: type[V], name: str, *, address: str, prefix: str = "", on_close: Callable[[], None] | None = None
+        cls: type[V],
+        name: str,
+        *,
+        address: str,
+        prefix: str = "",
+        on_close: Callable[[], None] | None = None,
+        backing: BackingConfig | None = None,
     ) -> V:
-        return cls(_Session(name, address, on_close), prefix)
+        return cls(_Session(name, address, on_close, backing), prefix)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (type(self), self._session.name, self._session.address, self._prefix)
+        session = self._session
+        return _unpickled, (type(self), session.name, session.address, self._prefix, session.backing_config)
 
     def __repr__(self) -> str:
         namespace = f", namespace={self._prefix[:-1]!r}" if self._prefix else ""
@@ -91,30 +125,57 @@ class _Verbs:
             yield Block(self._session.attach)
         return self._session.client
 
+    def _backing(self) -> Steps[Backing | None]:
+        session = self._session
+        if session.backing is None and session.backing_config is not None:
+            yield Block(session.open_backing)
+        return session.backing
+
     def _put(self, key: str, value: Any, ttl: Duration | None, timeout: Duration | None) -> Steps[None]:
         stored, ttl_s, timeout_s = full_key(key, self._prefix), ttl_seconds(ttl), _timeout_s(timeout)
         client = yield from self._client()
-        yield from client.put(stored, value, ttl_s, timeout_s)
+        backing = yield from self._backing()
+        if backing is None:
+            yield from client.put(stored, value, ttl_s, timeout_s)
+        else:
+            yield Block(partial(backing.put, stored, value, ttl_s, timeout_s))
 
     def _get(self, key: str, default: Any, raw: bool, timeout: Duration | None) -> Steps[Any]:
         stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
         client = yield from self._client()
         try:
-            return (yield from client.get(stored, timeout_s, raw=raw))
+            return (yield from self._found(client, stored, raw, timeout_s))
         except KeyNotFound:
             if default is _RAISE:
                 raise
             return default
 
+    def _found(self, client: Client, stored: str, raw: bool, timeout_s: float | None) -> Steps[Any]:
+        """The value in the cache, or else in the store behind it."""
+        try:
+            return (yield from client.get(stored, timeout_s, raw=raw))
+        except KeyNotFound as miss:
+            backing = yield from self._backing()
+            if backing is None:
+                raise
+            return (yield Block(partial(backing.get, stored, miss, raw=raw, timeout_s=timeout_s)))
+
     def _get_ref(self, key: str, raw: bool, timeout: Duration | None) -> Steps[Any]:
         stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
         client = yield from self._client()
+        backing = yield from self._backing()
+        if backing is not None and not (yield from client.exists(stored, timeout_s)):
+            with suppress(KeyNotFound):
+                yield Block(partial(backing.get, stored, KeyNotFound(key=key), raw=raw, timeout_s=timeout_s))
         return (yield from client.get_ref(stored, timeout_s, raw=raw))
 
     def _delete(self, key: str, timeout: Duration | None) -> Steps[bool]:
         stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
         client = yield from self._client()
-        return (yield from client.delete(stored, timeout_s))
+        backing = yield from self._backing()
+        if backing is None:
+            return (yield from client.delete(stored, timeout_s))
+        return bool((yield Block(partial(backing.delete, stored, timeout_s))))
 
     def _take_turn(
         self, key: str, ttl: Duration | None, stale_s: Duration, lease_s: Duration, timeout: Duration | None
@@ -122,9 +183,11 @@ class _Verbs:
         stored, ttl_s, timeout_s = full_key(key, self._prefix), ttl_seconds(ttl), _timeout_s(timeout)
         stale, lease = _stale_seconds(stale_s, ttl_s), _lease_seconds(lease_s)
         client = yield from self._client()
-        computation = Computation(
-            client=client, key=stored, ttl_s=ttl_s, stale_s=stale, lease_s=lease, timeout_s=timeout_s
+        backing = yield from self._backing()
+        kind = (
+            Computation if backing is None or not backing.keeps(ttl_s) else partial(BackedComputation, backing=backing)
         )
+        computation = kind(client=client, key=stored, ttl_s=ttl_s, stale_s=stale, lease_s=lease, timeout_s=timeout_s)
         return computation, (yield from client.take_turn(stored, computation.holder, lease, timeout_s))
 
     def _remove(self, key: str) -> Steps[None]:
@@ -134,7 +197,10 @@ class _Verbs:
     def _exists(self, key: str, timeout: Duration | None) -> Steps[bool]:
         stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
         client = yield from self._client()
-        return (yield from client.exists(stored, timeout_s))
+        if (yield from client.exists(stored, timeout_s)):
+            return True
+        backing = yield from self._backing()
+        return backing is not None and bool((yield Block(partial(backing.exists, stored, timeout_s))))
 
     def _touch(self, key: str, ttl: Duration | None, timeout: Duration | None) -> Steps[bool]:
         stored, ttl_s, timeout_s = full_key(key, self._prefix), ttl_seconds(ttl), _timeout_s(timeout)
@@ -149,14 +215,23 @@ class _Verbs:
     def _get_many(self, keys: Iterable[str], raw: bool, timeout: Duration | None) -> Steps[dict[str, Any]]:
         stored, timeout_s = [full_key(key, self._prefix) for key in _several(keys)], _timeout_s(timeout)
         client = yield from self._client()
+        backing = yield from self._backing()
         found = yield from client.get_many(stored, timeout_s, raw=raw)
+        missed = [key for key in dict.fromkeys(stored) if key not in found]
+        if backing is not None and missed:
+            found |= yield Block(partial(backing.get_many, missed, raw=raw, timeout_s=timeout_s))
+            found = {key: found[key] for key in stored if key in found}
         return {key.removeprefix(self._prefix): value for key, value in found.items()}
 
     def _put_many(self, values: Mapping[str, Any], ttl: Duration | None, timeout: Duration | None) -> Steps[None]:
         stored = {full_key(key, self._prefix): value for key, value in values.items()}
         ttl_s, timeout_s = ttl_seconds(ttl), _timeout_s(timeout)
         client = yield from self._client()
-        yield from client.put_many(stored, ttl_s, timeout_s)
+        backing = yield from self._backing()
+        if backing is None:
+            yield from client.put_many(stored, ttl_s, timeout_s)
+        else:
+            yield Block(partial(backing.put_many, stored, ttl_s, timeout_s))
 
     def _entries(self, prefix: str, limit: int | None, timeout: Duration | None) -> Steps[list[Entry]]:
         client = yield from self._client()
@@ -168,7 +243,24 @@ class _Verbs:
 
     def _stats(self, timeout: Duration | None) -> Steps[dict[str, Any]]:
         client = yield from self._client()
-        return (yield from client.stats(_timeout_s(timeout)))
+        backing = yield from self._backing()
+        numbers = yield from client.stats(_timeout_s(timeout))
+        return numbers if backing is None else {**numbers, "backing": (yield Block(backing.stats))}
+
+    def _flush(self, timeout: Duration | None) -> Steps[None]:
+        timeout_s = _timeout_s(timeout)
+        backing = yield from self._backing()
+        if backing is not None:
+            yield Block(partial(backing.flush, timeout_s))
+
+    def _adopt_unflushed(self, timeout: Duration | None) -> Steps[Adopted]:
+        timeout_s = _timeout_s(timeout)
+        yield from self._client()
+        backing = yield from self._backing()
+        if backing is None:
+            raise ConfigError(detail=f"cache {self.name!r} has no store behind it here: connect with backing=")
+        adopted: Adopted = yield Block(partial(backing.adopt, timeout_s))
+        return adopted
 
     def _status(self, timeout: Duration | None) -> Steps[dict[str, Any]]:
         client = yield from self._client()
@@ -182,6 +274,9 @@ class Cache(_Verbs):
     pickled; :mod:`infiniray.values` says as what each comes back. A ``ttl`` is a number of seconds, a timedelta, or
     text like ``"2h"``; None is for ever. A ``timeout`` is written alike; None is the cache's ``limits.deadline_s``.
 
+    Where the cache is the front of a store (``backing``), a miss is read from the store, and what writing means is its
+    mode's: docs/backing.md says what each promises. Verbs that list, touch or tell the ttl know the cache alone.
+
     The handle can be pickled, so that Ray tasks and actors can carry it: it names the cache, and reconnects where it
     is used. It is safe to use from several threads. In code that runs on an event loop use :attr:`aio`.
 
@@ -190,6 +285,7 @@ class Cache(_Verbs):
         DeadlineExceeded: no result in time.
         CacheUnavailable: the cache, or the shard that owns the key, could not be reached in time.
         Overloaded: the shard has as much work as it accepts; ``retry_after_s`` says when to come again.
+        BackingUnavailable, BackingRefused: the store behind the cache was needed, and did not do its part.
     """
 
     def put(self, key: str, value: Any, *, ttl: Duration | None = None, timeout: Duration | None = None) -> None:
@@ -255,7 +351,7 @@ class Cache(_Verbs):
             ValueNotStorable, ValueTooLarge: what ``fn`` returned can never be stored.
         """
         computation, turn = run(self._take_turn(key, ttl, stale_s, lease_s, timeout))
-        value: T = compute(computation, fn) if turn.is_granted else turn.value
+        value: T = compute(computation, loading(computation, fn)) if turn.is_granted else turn.value
         return value
 
     def memoize(
@@ -341,13 +437,36 @@ class Cache(_Verbs):
         """What the cache is made of, and whether its shards run ("ok"); JSON-able."""
         return run(self._status(timeout))
 
+    def flush(self, *, timeout: Duration | None = None) -> None:
+        """Wait until the store has all writes that this process has had acknowledged so far; None: for as long as
+        ``backing.flush_timeout_s`` says. Without a store, and in modes without delay, there is nothing to wait for.
+
+        Raises:
+            WritesUnflushed: it has not in time. It goes on being tried.
+        """
+        run(self._flush(timeout))
+
+    def adopt_unflushed(self, *, timeout: Duration | None = None) -> Adopted:
+        """Write to the store what processes that died had acknowledged, and not written: as far as the cache still has
+        it. The keys of both sorts.
+
+        Raises:
+            ConfigError: there is no store.
+            BackingUnavailable: it does not answer; nothing is forgotten.
+        """
+        return run(self._adopt_unflushed(timeout))
+
     @property
     def aio(self) -> AsyncCache:
         """This cache, with the same verbs to be awaited."""
         return AsyncCache(self._session, self._prefix)
 
     def close(self) -> None:
-        """Let go of the cache; one that :func:`infiniray.start` started ends, with all that was started for it."""
+        """Let go of the cache; one that :func:`infiniray.start` started ends, with all that was started for it.
+
+        Raises:
+            WritesUnflushed: writes of this process have not reached the store in time; the cache is let go of anyway.
+        """
         self._session.close()
 
     def __getitem__(self, key: str) -> Any:
@@ -402,7 +521,7 @@ class AsyncCache(_Verbs):
         """See :meth:`Cache.get_or_compute`. ``fn`` is called on the event loop, and what it returns is awaited if it
         can be; what blocks belongs into ``asyncio.to_thread``, or else the lease cannot be renewed meanwhile."""
         computation, turn = await run_async(self._take_turn(key, ttl, stale_s, lease_s, timeout))
-        value: T = await compute_async(computation, fn) if turn.is_granted else turn.value
+        value: T = await compute_async(computation, loading_async(computation, fn)) if turn.is_granted else turn.value
         return value
 
     def memoize(
@@ -470,6 +589,14 @@ class AsyncCache(_Verbs):
         """See :meth:`Cache.status`."""
         return await run_async(self._status(timeout))
 
+    async def flush(self, *, timeout: Duration | None = None) -> None:
+        """See :meth:`Cache.flush`."""
+        await run_async(self._flush(timeout))
+
+    async def adopt_unflushed(self, *, timeout: Duration | None = None) -> Adopted:
+        """See :meth:`Cache.adopt_unflushed`."""
+        return await run_async(self._adopt_unflushed(timeout))
+
     async def close(self) -> None:
         """See :meth:`Cache.close`."""
         await asyncio.to_thread(self._session.close)
@@ -483,8 +610,10 @@ class AsyncCache(_Verbs):
         await self.close()
 
 
-def _unpickled(kind: type[_Verbs], name: str, address: str, prefix: str) -> _Verbs:
-    return kind._of(name, address=address, prefix=prefix)
+def _unpickled(
+    kind: type[_Verbs], name: str, address: str, prefix: str, backing: BackingConfig | None = None
+) -> _Verbs:
+    return kind._of(name, address=address, prefix=prefix, backing=backing)
 
 
 def _several(keys: Iterable[str]) -> Iterable[str]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from infiniray.codec.schemes import Scheme
 from infiniray.errors import ConfigError, SchemeError
 from infiniray.faas.local.settings import LocalPlatformSettings
+from infiniray.sim.settings import SimulationSettings
 from infiniray.units import Bytes, Seconds
 
 __all__ = ["BackingConfig", "CodecConfig", "Config", "DeployConfig", "LimitsConfig", "PlatformConfig", "PoolConfig",
@@ -291,6 +292,7 @@ class Config(_Section):
     platform: PlatformConfig = Field(default_factory=PlatformConfig)
     deploy: DeployConfig = Field(default_factory=DeployConfig)
     backing: BackingConfig = Field(default_factory=BackingConfig)
+    simulation: SimulationSettings = Field(default_factory=SimulationSettings)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

@@ -41,6 +41,7 @@ __all__ = [
     "PoolFull",
     "PriceMissing",
     "QuotaExceeded",
+    "ReclaimsError",
     "RoleUnusable",
     "SchemeError",
     "ShardRecovering",
@@ -127,6 +128,15 @@ class PriceMissing(ConfigError, LookupError):
 
 class BillDamaged(InfiniRayError, ValueError):
     """A line of a platform's metering file is none. Fields: ``file``; ``line``, counted from 1; ``detail``."""
+
+    template = "{file}, line {line}: {detail}"
+    file: str
+    line: int
+    detail: str
+
+
+class ReclaimsError(InfiniRayError, ValueError):
+    """A line of a time line of reclaims is none. Fields: ``file``; ``line``, counted from 1; ``detail``."""
 
     template = "{file}, line {line}: {detail}"
     file: str

@@ -5,9 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from infiniray.backing.choosing import as_section, chosen, record
+from infiniray.backing.process import backing_of, check_store
 from infiniray.cache import Cache
 from infiniray.cluster import rayapi
 from infiniray.cluster.client import Client
@@ -15,13 +18,13 @@ from infiniray.cluster.lifecycle import bring_up, take_down
 from infiniray.cluster.membership import supervisor_name
 from infiniray.cluster.state import ProcessMark, StateDirectory
 from infiniray.cluster.steps import run
-from infiniray.config import Config
+from infiniray.config import BackingConfig, Config
 from infiniray.errors import CacheUnavailable, ConfigError
 from infiniray.faas.deploy.adopt import deployed_secret, is_deployed_apart
 from infiniray.faas.local.launch import LocalPlatform
 from infiniray.settings import settings_of
 
-__all__ = ["connect", "start"]
+__all__ = ["announce_store", "connect", "start"]
 
 
 def start(
@@ -34,6 +37,8 @@ def start(
     config: Config | str | Path | None = None,
     address: str | None = None,
     object_store_bytes: int | None = None,
+    backing: BackingConfig | Mapping[str, Any] | str | None = None,
+    mode: str | None = None,
     **sections: Any,
 ) -> Cache:
     """Start a cache that belongs to this process: function platform, supervisor, shards.
@@ -50,6 +55,8 @@ def start(
         config: a configuration, or the path of a YAML file with one; the arguments here win over it.
         address: the Ray to connect to.
         object_store_bytes: size of the object store, if a Ray is started here; by default Ray's choice.
+        backing: the store that the cache is the front of: its URL, or the section ``backing`` of the configuration.
+        mode: what writing means then: "read-through", "write-through" (the default), "write-back".
         sections: any section of :class:`~infiniray.config.Config`, as ``session={"linger_s": "20ms"}``.
 
     Raises:
@@ -57,11 +64,15 @@ def start(
         CacheUnavailable: a cache of this name already runs, or Ray cannot be reached.
         PlatformError: the functions could not be created; NotDeployed: on a platform with an ``endpoint_url`` they
             are not there as configured.
+        BackingRefused: there is no such store; BackingUnavailable: it does not answer.
     """
+    if backing is not None or mode is not None:
+        sections["backing"] = as_section(backing, mode)
     settings = settings_of(config, sections, nodes=nodes, shards=shards, memory_mb=memory_mb, scheme=scheme, name=name)
     if settings.platform.kind != "local":
         detail = "platform.kind: start() runs functions as processes of this machine; for AWS use `infiniray up`"
         raise ConfigError(detail=detail)
+    check_store(settings.name, settings.backing)
     owned = _Owned()
     try:
         owned.connect_ray(address, object_store_bytes)
@@ -72,7 +83,8 @@ def start(
         owned.cache_name = settings.name
         bring_up(settings, platform_endpoint=endpoint_url, owner=ProcessMark.of(), secret=secret)
         atexit.register(owned.close)
-        return Cache._of(settings.name, address=rayapi.address(), on_close=owned.close)
+        record(settings.name, settings.backing)
+        return _handle(settings.name, settings.backing, on_close=owned.close)
     except BaseException:
         owned.close()
         raise
@@ -117,14 +129,27 @@ def _refuse_second(name: str) -> None:
         raise CacheUnavailable(detail=detail)
 
 
-def connect(name: str = "default", *, address: str | None = None) -> Cache:
+def connect(
+    name: str = "default",
+    *,
+    address: str | None = None,
+    backing: BackingConfig | Mapping[str, Any] | str | Literal[False] | None = None,
+    mode: str | None = None,
+) -> Cache:
     """Connect to a running cache, from any Ray job, task, actor or process.
 
     A process that is not connected to Ray connects to ``address``, to ``RAY_ADDRESS``, or to where ``infiniray up``
     has recorded that the cache runs; it disconnects with :meth:`Cache.close`.
 
+    Args:
+        backing: the store that the cache is the front of: its URL, or what the section ``backing`` of a configuration
+            may have. None: the one that the cache was started with; False: none.
+        mode: what writing means: "read-through", "write-through", "write-back"; None: as the cache was started, or
+            "write-through".
+
     Raises:
         CacheUnavailable: no such cache runs.
+        BackingRefused: there is no such store; BackingUnavailable: it does not answer.
     """
     on_close = None
     if not rayapi.is_connected():
@@ -132,11 +157,28 @@ def connect(name: str = "default", *, address: str | None = None) -> Cache:
         on_close = rayapi.disconnect
     try:
         run(Client(name).connect())
-        return Cache._of(name, address=rayapi.address(), on_close=on_close)
+        store = chosen(name, backing, mode)
+        if store is not None:
+            backing_of(name, rayapi.address(), store).check()
+        return _handle(name, store, on_close=on_close)
     except BaseException:
         if on_close is not None:
             on_close()
         raise
+
+
+def announce_store(settings: Config) -> None:
+    """Let those who connect to the running cache that ``settings`` describe find the store behind it."""
+    if settings.backing.url is None:
+        return
+    with connect(settings.name, backing=False):
+        record(settings.name, settings.backing)
+
+
+def _handle(name: str, backing: BackingConfig | None, on_close: Callable[[], None] | None) -> Cache:
+    if backing is not None and backing.url is None:
+        backing = None
+    return Cache._of(name, address=rayapi.address(), on_close=on_close, backing=backing)
 
 
 def _attach(name: str, address: str | None) -> None:

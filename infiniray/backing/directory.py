@@ -34,7 +34,7 @@ class DirectoryStore:
     """
 
     def __init__(self, root: str) -> None:
-        self._root = Path(root).expanduser().absolute()
+        self._root = Path(root)
 
     def check(self) -> None:
         self._check_root()

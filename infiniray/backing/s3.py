@@ -15,7 +15,9 @@ import boto3
 import numpy as np
 from botocore import UNSIGNED
 from botocore.config import Config as BotoConfig
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ConnectionError as BotoConnectionError
+from urllib3.exceptions import HTTPError
 
 from infiniray.backing.store import Octets, Refused, Replaced, Stat, Unreachable, blocks
 from infiniray.errors import ConfigError
@@ -36,6 +38,7 @@ _ABSENT = ("404", "NoSuchKey", "NotFound")
 _REPLACED = ("412", "PreconditionFailed", *_ABSENT)
 #: What the same request may succeed after, beside all that has a status of 500 or more.
 _PASSING = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout", "429")
+_BROKEN = (HTTPClientError, BotoConnectionError, IncompleteReadError, HTTPError, OSError)
 _SESSION_OPTIONS = {"profile_name", "region_name", "aws_access_key_id", "aws_secret_access_key", "aws_session_token"}
 _CLIENT_OPTIONS = {"endpoint_url", "verify"}
 _OPTIONS = _SESSION_OPTIONS | _CLIENT_OPTIONS | {"anonymous"}
@@ -201,7 +204,7 @@ def _explained() -> Iterator[None]:
         if status == 403:
             detail += "; it takes s3:GetObject, s3:ListBucket, and s3:PutObject and s3:DeleteObject to write"
         raise Refused(detail) from error
-    except HTTPClientError as error:
+    except _BROKEN as error:
         raise Unreachable(f"{type(error).__name__}: {error}") from error
     except BotoCoreError as error:
         raise Refused(f"{type(error).__name__}: {error}") from error

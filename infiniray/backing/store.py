@@ -69,8 +69,8 @@ def open_store(config: BackingConfig) -> Store:
         ConfigError: the URL or its options are not understood, or the package for them is not installed.
     """
     assert config.url is not None
-    scheme, _, rest = config.url.partition("://")
-    if not rest:
+    scheme, found, rest = config.url.partition("://")
+    if not found:
         scheme, rest = "file", config.url
     options: dict[str, Any] = dict(config.options)
     if scheme in ("s3", "s3a"):
@@ -82,6 +82,8 @@ def open_store(config: BackingConfig) -> Store:
 
         if options:
             raise ConfigError(detail="backing.options: a directory has none")
+        if not rest.startswith("/"):  # handles travel to processes that run elsewhere
+            raise ConfigError(detail=f"backing.url: a directory has an absolute path, {rest!r} is none")
         return DirectoryStore(rest)
     from infiniray.backing.remote import RemoteStore
 

@@ -28,6 +28,8 @@ _COMMANDS = {
     "replay": ("replay", "Replay a trace against this cache, Redis, S3 or Ray's object store."),
     "report": ("report", "One page with plots of what replays and simulations found."),
     "cost": ("cost", "What a pool costs beside ElastiCache and S3, and what a bill came to."),
+    "lecture": ("lecture", "Pages of the lecture as examples that run."),
+    "plan": ("plan", "Which pool to buy for a trace: the cheapest that meets a goal."),
     "doctor": ("doctor", "Check this machine, and clear what was left behind."),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -50,11 +51,16 @@ def up(
     Done again, it completes what is missing, and says that it is running.
     """
     chosen = configuration(config, settings, name=name, nodes=nodes, shards=shards, memory_mb=memory_mb, scheme=scheme)
+    from infiniray.backing.process import check_store
     from infiniray.cluster.hosting import host
     from infiniray.cluster.state import StateDirectory
+    from infiniray.lifecycle import announce_store
 
     with says().status("starting") as spinner:
+        check_store(name, chosen.backing)
         members, was_running = host(chosen, address=address, state=StateDirectory(), say=spinner.update)
+        if not was_running:
+            announce_store(chosen)
     summary = {
         "name": name,
         "running_before": was_running,
@@ -152,11 +158,19 @@ def status(watch: bool, name: str, as_json: bool) -> None:
 def _report(cache: Cache) -> dict[str, Any]:
     members, stats = cache.status(), cache.stats()
     platform = stats.get("platform") or {}  # AWS tells nothing
+    per_shard = stats.get("per_shard", [])
+    by_shard = {row["shard"]: row for row in per_shard}
     shards = [
-        {"shard": shard, "nodes": len(members["nodes"][shard]), **members["shards"][shard]}
+        {
+            "shard": shard,
+            "nodes": len(members["nodes"][shard]),
+            **{number: by_shard.get(shard, {}).get(number) for number in ("objects", "endangered")},
+            **members["shards"][shard],
+        }
         for shard in members["nodes"]
     ]
-    numbers = ("objects", "object_bytes", "stored_bytes", "capacity_bytes", "in_flight", "gets", "hits", "resets")
+    numbers = ("objects", "object_bytes", "stored_bytes", "capacity_bytes", "in_flight", "gets", "hits", "resets",
+               "endangered", "repairs", "repairs_failed")  # fmt: skip
     return {
         "name": cache.name,
         "running": True,
@@ -168,6 +182,22 @@ def _report(cache: Cache) -> dict[str, Any]:
         "instances": platform.get("instances"),
         "platform_error": platform.get("error"),
         **{number: stats.get(number, 0) for number in numbers},
+        "backups": _backups(stats, per_shard),
+        "backup_slots": members["backup_slots"],
+    }
+
+
+def _backups(stats: dict[str, Any], per_shard: list[dict[str, Any]]) -> dict[str, Any]:
+    """What has been backed up, since shards have started: ages are those of nodes that hold anything."""
+    ages_s = [age_s for row in per_shard for age_s in row.get("backup_ages_s", ())]
+    return {
+        "done": stats.get("backups", 0),
+        "failed": stats.get("backups_failed", 0),
+        "running": stats.get("backups_running", 0),
+        "nodes_backed_up": len(ages_s),
+        "nodes_never_backed_up": stats.get("nodes_never_backed_up", 0),
+        "oldest_s": round(max(ages_s), 1) if ages_s else None,
+        "median_s": round(statistics.median(ages_s), 1) if ages_s else None,
     }
 
 
@@ -199,9 +229,27 @@ def _table(report: dict[str, Any]) -> Table:
     table.add_row("functions", f"{report['nodes']}{awake}")
     table.add_row("objects", f"{report['objects']:,} ({format_bytes(report['object_bytes'])}), in memory {used}")
     table.add_row("reads", f"{report['gets']:,}, hits {report['hits']:,}, resets {report['resets']:,}")
+    table.add_row("endangered", f"{report['endangered']:,} objects have lost chunks, {report['repairs']:,} repaired")
+    table.add_row("backups", _backups_line(report["backups"], report["backup_slots"]))
     if report["platform_error"]:
         table.add_row("platform", report["platform_error"])
     for shard in report["shards"]:
-        what = shard.get("error") or f"{shard['nodes']} functions, at {shard['address']}"
-        table.add_row(shard["shard"], what)
+        table.add_row(shard["shard"], _shard_line(shard))
     return table
+
+
+def _backups_line(backups: dict[str, Any], slots: dict[str, int]) -> str:
+    counts = f"{backups['done']:,} done, {backups['failed']:,} failed, {slots['taken']} of {slots['of']} slots taken"
+    n_nodes = backups["nodes_backed_up"] + backups["nodes_never_backed_up"]
+    if not n_nodes:
+        return f"{counts}; no function holds anything"
+    covered = f"{backups['nodes_backed_up']} of {n_nodes} functions that hold chunks have one"
+    if backups["oldest_s"] is None:
+        return f"{counts}; {covered}"
+    return f"{counts}; {covered}, oldest {backups['oldest_s']:.0f} s, median {backups['median_s']:.0f} s"
+
+
+def _shard_line(shard: dict[str, Any]) -> str:
+    if "error" in shard:
+        return f"{shard['state']}: {shard['error']}"
+    return f"{shard['state']}, epoch {shard['epoch']}, {shard['nodes']} functions, at {shard['address']}"

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from infiniray.cluster.membership import Membership
-from infiniray.codec.schemes import SchemePolicy
 from infiniray.config import Config, PlatformConfig
 from infiniray.core.ids import InstanceId, NodeId
-from infiniray.core.policy import Hedge, Policy, RepairMode, Warm
 from infiniray.core.shard import ShardState
 from infiniray.faas.client import lambda_client
 from infiniray.faas.invoker import FunctionInvoker
+from infiniray.policies import policy_of
 from infiniray.runtime.coordination import Coordinator
 from infiniray.runtime.driver import ChunkCoder, ShardDriver
 from infiniray.runtime.pacing import Pacing
@@ -22,33 +21,6 @@ __all__ = ["assemble", "pacing_of", "policy_of"]
 _INVOCATIONS_PER_NODE = 4
 #: The platform ends a session at its timeout, and says so a little later.
 _INVOKE_GRACE_S = 10.0
-
-
-def policy_of(config: Config) -> Policy:
-    """The numbers that a shard's decisions depend on."""
-    session, limits, available = config.session, config.limits, config.availability
-    return Policy(
-        schemes=SchemePolicy.of([(rule.up_to, rule.scheme) for rule in config.redundancy]),
-        hedge=Hedge(config.read.hedge),
-        hedge_delay_s=config.read.hedge_delay_s,
-        warm=Warm(available.warm),
-        warm_interval_s=available.warm_interval_s,
-        backup_interval_s=available.backup_interval_s,
-        backup_max_age_s=available.backup_max_age_s,
-        backup_burst_bytes=available.backup_burst_bytes,
-        repair=RepairMode(available.repair),
-        repair_bytes_per_s=available.repair_bytes_per_s,
-        repair_usd_per_h=available.repair_usd_per_h,
-        node_gb=config.pool.memory_mb / 1024,
-        recovery_timeout_s=available.recovery_timeout_s,
-        ping_timeout_s=session.ping_timeout_s,
-        connect_timeout_s=session.connect_timeout_s,
-        stall_s=session.stall_s,
-        min_bytes_per_s=session.min_bytes_per_s,
-        invoke_attempts=limits.invoke_attempts,
-        max_in_flight=limits.max_in_flight,
-        max_in_flight_bytes=limits.max_in_flight_bytes,
-    )
 
 
 def pacing_of(platform: PlatformConfig) -> Pacing | None:

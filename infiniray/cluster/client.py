@@ -100,7 +100,11 @@ class Client:
         return (yield from self._finish(_get_call(key, raw), None, deadline))
 
     def get_ref(self, key: str, timeout_s: float | None, *, raw: bool = False) -> Steps[rayapi.Ref]:
+        """A reference to the answer, which is not waited for: what it ends in is seen where it is used. So the shard is
+        asked for a sign of life before, which is tried again as any call is: one that restarts is waited for, and an
+        outdated membership renewed."""
         deadline = yield from self._begin(timeout_s)
+        yield from self._finish(_exists_call(key), None, deadline)
         return (yield from self._submit(_get_call(key, raw), deadline))
 
     def delete(self, key: str, timeout_s: float | None) -> Steps[bool]:
@@ -353,6 +357,13 @@ class Client:
 def _get_call(key: str, raw: bool) -> _Call:
     def submit(actor: rayapi.Actor, epoch: int, left_s: float) -> rayapi.Ref:
         return actor.get.remote(epoch, key, raw=raw, timeout_s=left_s)
+
+    return _Call(operation="GET", key=key, submit=submit)
+
+
+def _exists_call(key: str) -> _Call:
+    def submit(actor: rayapi.Actor, epoch: int, left_s: float) -> rayapi.Ref:
+        return actor.exists.remote(epoch, key, timeout_s=left_s)
 
     return _Call(operation="GET", key=key, submit=submit)
 

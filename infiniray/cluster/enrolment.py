@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from infiniray.cluster import rayapi
 from infiniray.cluster.membership import Membership, supervisor_name
 from infiniray.cluster.registry import ShardRegistry
 from infiniray.core.ids import InstanceId, NodeId
+from infiniray.errors import CacheUnavailable
 
 __all__ = ["Enrolment", "enroll", "renewed"]
+
+T = TypeVar("T")
+
+#: A supervisor, or a control store, that takes longer counts as away.
+_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +36,13 @@ async def enroll(membership: Membership, shard: str, incarnation: str) -> Enrolm
 
     Raises:
         CacheUnavailable: the supervisor, or Ray's control store, is away.
+        StaleEpoch: there is a later incarnation by now.
     """
     supervisor = rayapi.find_actor(supervisor_name(membership.name))
-    current, epoch = await rayapi.awaited(supervisor.enroll.remote(shard, incarnation))
+    current, epoch = await _in_time(rayapi.awaited(supervisor.enroll.remote(shard, incarnation)), "the supervisor")
     registry = ShardRegistry(membership.name, shard, epoch)
     try:
-        on_record = await registry.open()
+        on_record = await _in_time(registry.open(), "Ray's control store")
     except BaseException:
         registry.close()
         raise
@@ -41,7 +50,17 @@ async def enroll(membership: Membership, shard: str, incarnation: str) -> Enrolm
 
 
 async def renewed(membership: Membership) -> Membership:
-    """The membership as the supervisor knows it now."""
+    """The membership as the supervisor knows it now.
+
+    Raises:
+        CacheUnavailable: it is away.
+    """
     supervisor = rayapi.find_actor(supervisor_name(membership.name))
-    current: Membership = await rayapi.awaited(supervisor.membership.remote())
-    return current
+    return await _in_time(rayapi.awaited(supervisor.membership.remote()), "the supervisor")
+
+
+async def _in_time(answer: Awaitable[T], whose: str) -> T:
+    try:
+        return await asyncio.wait_for(answer, _PATIENCE_S)
+    except (asyncio.TimeoutError, TimeoutError):
+        raise CacheUnavailable(detail=f"{whose} did not answer within {_PATIENCE_S:g} s") from None

@@ -21,6 +21,8 @@ class HealthWatch:
 
     Ray restarts the process of an actor that died, but tells nobody: the first call starts the shard in it. Without me
     that would be the next request, which then would wait for the whole recovery.
+
+    All are asked at once and share one patience, so that a shard that hangs keeps no other waiting for long.
     """
 
     def __init__(self, actors: Callable[[], tuple[str, ...]]) -> None:
@@ -33,6 +35,14 @@ class HealthWatch:
 
     def _watch(self) -> None:
         while not self._is_over.wait(_INTERVAL_S):
-            for name in self._actors():
-                with contextlib.suppress(InfiniRayError):
-                    rayapi.wait(rayapi.find_actor(name).health.remote(), Deadline.after(_PATIENCE_S), "health", name)
+            self._ask_all()
+
+    def _ask_all(self) -> None:
+        asked: list[tuple[str, rayapi.Ref]] = []
+        for name in self._actors():
+            with contextlib.suppress(InfiniRayError):
+                asked.append((name, rayapi.find_actor(name).health.remote()))
+        patience = Deadline.after(_PATIENCE_S)
+        for name, ref in asked:
+            with contextlib.suppress(InfiniRayError):  # it is asked again
+                rayapi.wait(ref, patience, "health", name)

@@ -177,7 +177,7 @@ class Shard:
         async def erase() -> bool:
             with self._flights.overridden(key):
                 await self._flights.stop_stores(key)
-                return await driver.delete(key)
+                return await driver.delete(key, timeout_s=timeout_s)
 
         return await self._once(request, erase)
 
@@ -275,7 +275,11 @@ class Shard:
             raise
 
     async def _start(self) -> ShardDriver:
-        enrolment = await enroll(self._membership, self._shard, self._incarnation)
+        try:
+            enrolment = await enroll(self._membership, self._shard, self._incarnation)
+        except StaleEpoch:
+            self._deposed()
+            raise
         registry = enrolment.registry
         try:
             coder = TaskCoder.of(self._config.codec)

@@ -33,6 +33,10 @@ class Slots:
     def release(self, shard: str, node: str) -> None:
         self._granted_s.pop((shard, node), None)
 
+    def release_all(self, shard: str) -> None:
+        """The shard has crashed: none of its backups goes on."""
+        self._granted_s = {who: at_s for who, at_s in self._granted_s.items() if who[0] != shard}
+
     def _expire(self) -> None:
         oldest_s = self._clock() - self._expiry_s
         self._granted_s = {who: at_s for who, at_s in self._granted_s.items() if at_s > oldest_s}

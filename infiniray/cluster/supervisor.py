@@ -56,6 +56,7 @@ class Supervisor:
         self._created_s = time.time()
         self._slots = Slots(config.availability.backup_slots, _SLOT_EXPIRY_S)
         self._saved_key = f"{config.name}/membership"
+        self._enrolling = asyncio.Lock()
         if rayapi.was_restarted():
             self._membership, self._incarnations = self._saved()
         else:
@@ -84,14 +85,21 @@ class Supervisor:
         """Take note of a shard's new process: the membership, and the epoch that this incarnation has.
 
         It is above all before, so that nodes tell it from the one that it follows. Asked again, the answer is the same.
+        It is given to nobody before it is written down: my next process must not give it again.
+
+        Raises:
+            CacheUnavailable: it cannot be written down.
         """
-        known = self._incarnations.get(shard)
-        if known is None or known[0] != incarnation:
-            epoch = self._membership.epoch + 1
-            self._membership = self._membership.raised(epoch)
-            known = self._incarnations[shard] = (incarnation, epoch)
-            await asyncio.to_thread(self._save)
-        return self._membership, known[1]
+        async with self._enrolling:
+            known = self._incarnations.get(shard)
+            if known is None or known[0] != incarnation:
+                epoch = self._membership.epoch + 1
+                known = (incarnation, epoch)
+                membership, incarnations = self._membership.raised(epoch), {**self._incarnations, shard: known}
+                await asyncio.to_thread(self._save, membership, incarnations)
+                self._membership, self._incarnations = membership, incarnations
+                self._slots.release_all(shard)
+            return self._membership, known[1]
 
     async def acquire_slot(self, shard: str, node: str) -> bool:
         """Whether a node may be backed up now."""
@@ -100,8 +108,8 @@ class Supervisor:
     async def release_slot(self, shard: str, node: str) -> None:
         self._slots.release(shard, node)
 
-    def _save(self) -> None:
-        rayapi.store_put(self._saved_key, cloudpickle.dumps((self._membership, self._incarnations)))
+    def _save(self, membership: Membership, incarnations: Mapping[str, tuple[str, int]]) -> None:
+        rayapi.store_put(self._saved_key, cloudpickle.dumps((membership, dict(incarnations))))
 
     def _saved(self) -> tuple[Membership, dict[str, tuple[str, int]]]:
         """What my former process knew."""
@@ -112,9 +120,11 @@ class Supervisor:
         return membership, incarnations
 
     async def health(self) -> dict[str, Any]:
-        """{"shards": {name: what it says of itself, or why it cannot}}; "ok" if all do."""
-        shards = await self._ask_shards("health")
-        return {"ok": all("error" not in answer for answer in shards.values()), "shards": shards}
+        """{"shards": {name: what it says of itself, or why it cannot}}; "ok" if all do. A shard's "state" is up,
+        recovering or down."""
+        answers = await self._ask_shards("health")
+        is_ok = all("error" not in answer for answer in answers.values())
+        return {"ok": is_ok, "shards": {shard: {"state": "down", **answer} for shard, answer in answers.items()}}
 
     async def status(self) -> dict[str, Any]:
         """What the cache is made of, as JSON-able values."""
@@ -236,8 +246,14 @@ def _end_with(owner: ProcessMark, cache: str, actors: tuple[str, ...]) -> None:
     """Wait for a cache's owner to end, and end its actors, this one last."""
     while owner.is_alive():
         time.sleep(_OWNER_POLL_S)
+    *shards, supervisor = actors
+    for name in shards:
+        _kill(name)
     with contextlib.suppress(InfiniRayError):
-        rayapi.store_delete_all(f"{cache}/")
-    for name in actors:
-        with contextlib.suppress(InfiniRayError):
-            rayapi.kill(rayapi.find_actor(name))
+        rayapi.store_delete_all(f"{cache}/")  # nobody writes any more
+    _kill(supervisor)
+
+
+def _kill(actor: str) -> None:
+    with contextlib.suppress(InfiniRayError):
+        rayapi.kill(rayapi.find_actor(actor))

@@ -296,6 +296,10 @@ class Backups:
         done_s = self._done_s.get(node.id)
         return None if done_s is None else self._context.now_s - done_s
 
+    def ages_s(self) -> list[float | None]:
+        """Of each node that holds anything."""
+        return [self.age_s(node) for node in self._shard.nodes.values() if node.custody.holdings]
+
     def request(self, node: Node) -> bool:
         """Have a node backed up now: the instance that took over lacks what another one still has. False if backups
         are off."""

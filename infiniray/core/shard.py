@@ -175,7 +175,8 @@ class ShardState:
                 if self._recovery is not None:
                     self._recovery.on_turned(node)
                 else:
-                    self.repairs.inspect(node, may_copy=True)
+                    # a backup that has just handed over has copied what there was: no other at once
+                    self.repairs.inspect(node, may_copy=node not in backups.over)
             while backups.stirred:
                 backups.stirred.pop().go_on()
             while backups.over:
@@ -244,15 +245,18 @@ class ShardState:
         return sum(node.used_bytes for node in self.nodes.values())
 
     def stats(self) -> dict[str, Any]:
-        """Counters and sizes, as JSON-able values."""
+        """Counters and sizes, as JSON-able values. Backups are those that this incarnation of the shard knows of."""
         invocations: dict[str, int] = {}
         for node in self.nodes.values():
             for reason, n in node.n_invoked.items():
                 invocations[reason] = invocations.get(reason, 0) + n
+        ages_s = self.backups.ages_s()
         return {
             **asdict(self.counters),
             **asdict(self.backups.counters),
             "backups_running": sum(self.backups.is_expected(node) for node in self.nodes.values()),
+            "backup_ages_s": [age_s for age_s in ages_s if age_s is not None],
+            "nodes_never_backed_up": ages_s.count(None),
             "endangered": self.repairs.n_endangered,
             "repair_bytes": round(self.repairs.bytes.spent),
             "repair_usd": self.repairs.usd.spent,

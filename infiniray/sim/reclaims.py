@@ -55,7 +55,9 @@ def read_reclaims(path: Path) -> Iterator[Sample]:
                 hour, count = map(float, row)
                 sample = Sample(hour * unit_s, round(count))
             except (ValueError, OverflowError):
-                raise ReclaimsError(file=str(path), line=rows.line_num, detail=f"not two numbers: {row!r:.80}") from None
+                raise ReclaimsError(
+                    file=str(path), line=rows.line_num, detail=f"not two numbers: {row!r:.80}"
+                ) from None
             if sample.n < 0 or not last_s <= sample.until_s < math.inf:
                 detail = "a negative count" if sample.n < 0 else "times must rise"
                 raise ReclaimsError(file=str(path), line=rows.line_num, detail=detail)

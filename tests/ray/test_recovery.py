@@ -6,17 +6,21 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 import infiniray
 from infiniray import Cache, CacheUnavailable, KeyNotFound
+from infiniray.cli import running
 from infiniray.cluster import rayapi
+from infiniray.cluster.deadline import Deadline
 from infiniray.cluster.registry import ShardRegistry, copies_on_record
 from infiniray.cluster.status import back_up, cache_status, shard_pid
 from infiniray.core.ids import InstanceId, NodeId
 from infiniray.errors import StaleEpoch
+from infiniray.faas.local.admin import PlatformAdmin
 
 SIZES = (0, 100, 70_000, 1_200_000)
 
@@ -53,6 +57,38 @@ def test_a_killed_shard_comes_back_with_all_that_was_acknowledged(mortal: Cache)
     assert cache_status("mortal")["shards"]["shard-0"]["epoch"] > epoch
     cache.put("k4", b"again")
     assert cache["k4"] == b"again"
+
+
+def test_values_and_references_outlive_the_shard_that_gave_them(mortal: Cache) -> None:
+    cache = mortal.namespace("held")
+    cache.put("k", value(3))
+    held, ref = cache["k"], cache.get_ref("k")
+    rayapi.wait(ref, Deadline.after(20), "GET")
+    kill_shard()
+    assert np.array_equal(held, value(3))
+    assert np.array_equal(rayapi.wait(ref, Deadline.after(20), "GET"), value(3))
+    later = cache.get_ref("k")  # of a shard that is being restarted
+    assert np.array_equal(rayapi.wait(later, Deadline.after(20), "GET"), value(3))
+
+
+def test_status_shows_that_a_shard_was_restarted(mortal: Cache) -> None:
+    mortal.namespace("status").put("k", value(2))
+    before = report_of(mortal)
+    kill_shard()
+    states = set()
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s:
+        report = report_of(mortal)
+        states.add(report["shards"][0]["state"])
+        assert report["ok"] == (report["shards"][0]["state"] != "down")
+        if report["shards"][0]["state"] == "up" and report["shards"][0]["epoch"] > before["shards"][0]["epoch"]:
+            break
+    assert "up" in states <= {"up", "recovering", "down"}
+    assert report["epoch"] >= report["shards"][0]["epoch"] > before["shards"][0]["epoch"]
+    assert report["objects"] == before["objects"]
+    assert report["shards"][0]["nodes"] == 5
+    assert report["backups"]["nodes_never_backed_up"] + report["backups"]["nodes_backed_up"] == 5
+    assert report["backup_slots"] == {"taken": 0, "of": 8}
 
 
 def test_times_to_live_outlive_a_shard(mortal: Cache) -> None:
@@ -114,6 +150,9 @@ def test_what_was_backed_up_survives_the_loss_of_every_primary_instance(mortal: 
     while mortal.stats()["backups_running"] and time.monotonic() < deadline_s:
         time.sleep(0.05)
     assert mortal.stats()["backups"] >= done + 5
+    ages = report_of(mortal)["backups"]
+    assert ages["nodes_backed_up"] == 5
+    assert 0 <= ages["median_s"] <= ages["oldest_s"]
     assert all(len([row for row in admin.instances() if row["function"] == node]) > 1 for node in primaries)
     for instance in primaries.values():
         admin.reclaim(instance=instance)
@@ -143,9 +182,12 @@ def test_two_incarnations_cannot_both_write_the_record(local_ray: str) -> None:
         rayapi.store_delete_all("fenced/")
 
 
-def mortal_platform() -> object:
-    from infiniray.faas.local.admin import PlatformAdmin
+def report_of(cache: Cache) -> dict[str, Any]:
+    """What `infiniray status --json` prints."""
+    return running._report(cache)
 
+
+def mortal_platform() -> PlatformAdmin:
     return PlatformAdmin(cache_status("mortal")["endpoint_url"])
 
 

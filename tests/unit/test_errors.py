@@ -32,6 +32,10 @@ FIELDS = {
     "line": 3,
     "advice": "do that",
     "action": "iam:CreateRole",
+    "store": "s3://bucket/prefix",
+    "shard": "shard-0",
+    "n_writes": 2,
+    "n_bytes": 5000,
 }
 CLASSES = [getattr(errors, name) for name in errors.__all__]
 

@@ -20,7 +20,9 @@ from infiniray.errors import (
     DeadlineExceeded,
     InfiniRayError,
     KeyNotFound,
+    ObjectReplaced,
     Overloaded,
+    ShardRecovering,
     StaleEpoch,
     WriteFailed,
 )
@@ -226,6 +228,67 @@ def test_membership_that_never_settles_is_given_up_too(make: Any) -> None:
     with pytest.raises(DeadlineExceeded, match="kept changing") as caught:
         world.run(client.get("k", 2))
     assert caught.value.deadline_s == 2
+
+
+def test_a_recovering_shard_is_asked_again_when_it_says(make: Any, clock: Clock) -> None:
+    left = iter(range(5))
+
+    def answer(*call: Any) -> Any:
+        if next(left, None) is not None:
+            raise ShardRecovering(shard="shard-0", retry_after_s=0.2)
+        return "back"
+
+    client, world = make(answer)
+    began_s = clock.now_s
+    assert world.run(client.get("k", 5)) == "back"
+    assert 5 * 0.1 <= clock.now_s - began_s <= 5 * 0.3
+    assert len(world.calls("membership")) == 1  # it is where it was
+
+
+def test_a_shard_that_recovers_for_longer_than_the_deadline_is_what_the_caller_hears(make: Any, clock: Clock) -> None:
+    def answer(*call: Any) -> Any:
+        raise ShardRecovering(shard="shard-0", retry_after_s=0.2)
+
+    client, world = make(answer)
+    began_s = clock.now_s
+    with pytest.raises(ShardRecovering):
+        world.run(client.get("k", 2))
+    assert 1.7 <= clock.now_s - began_s <= 2
+
+
+def test_an_object_that_was_replaced_while_it_was_read_is_read_again_at_once(make: Any, clock: Clock) -> None:
+    left = iter(range(3))
+
+    def answer(*call: Any) -> Any:
+        if next(left, None) is not None:
+            raise ObjectReplaced(key="k")
+        return "the new one"
+
+    client, world = make(answer)
+    began_s = clock.now_s
+    assert world.run(client.get("k", 5)) == "the new one"
+    assert clock.now_s == began_s
+    assert len(world.calls("get")) == 4
+
+
+def test_a_reference_is_given_out_by_a_shard_that_lives_in_this_membership(make: Any) -> None:
+    """What meets the reference itself is raised where it is used, so nothing avoidable may meet it."""
+    troubles: list[InfiniRayError] = [
+        CacheUnavailable(detail="restarting"),
+        ShardRecovering(shard="shard-0", retry_after_s=0.1),
+        StaleEpoch(seen=1, current=2),
+    ]
+
+    def answer(actor: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if troubles:
+            world.membership = membership(epoch=2)
+            raise troubles.pop(0)
+        return f"{method} at epoch {args[0]}"
+
+    client, world = make(answer)
+    ref = world.run(client.get_ref("k", 5))
+    assert world.waiting == {ref: "get at epoch 2"}
+    assert len(world.calls("get")) == 1
 
 
 def test_other_errors_are_not_retried(make: Any) -> None:

@@ -59,7 +59,7 @@ class FakeDriver:
             raise KeyNotFound(key=key)
         return record.facts, np.frombuffer(self.data[key], np.uint8)
 
-    async def delete(self, key: str) -> bool:
+    async def delete(self, key: str, *, timeout_s: float) -> bool:
         self.n_deletes += 1
         return self.table.remove(key) is not None
 
@@ -139,6 +139,29 @@ async def test_callers_wait_while_the_table_is_rebuilt(shard: Shard, driver: Fak
     for call in (shard.exists(1, "k", timeout_s=5), shard.ttl(1, "k", timeout_s=5), shard.list(1, "", None)):
         with pytest.raises(ShardRecovering):
             await call
+
+
+async def test_a_shard_that_learns_at_its_start_of_a_later_one_ends(
+    shard: Shard, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def too_late(membership: Membership, shard: str, incarnation: str) -> Enrolment:
+        raise StaleEpoch(seen=3, current=5)
+
+    exits: list[int] = []
+    ended = asyncio.Event()
+
+    def end(code: int) -> None:
+        exits.append(code)
+        ended.set()
+
+    monkeypatch.setattr(shard_module, "enroll", too_late)
+    monkeypatch.setattr(shard_module, "_LAST_WORDS_S", 0.0)
+    monkeypatch.setattr(shard_module.os, "_exit", end)
+    with pytest.raises(StaleEpoch):
+        await put(shard)
+    await asyncio.wait_for(ended.wait(), 5)
+    assert exits == [1]
+    assert driver.n_starts == 0
 
 
 async def test_a_request_that_comes_again_is_done_once(shard: Shard, driver: FakeDriver) -> None:

@@ -81,7 +81,7 @@ class FakeDriver:
             raise KeyNotFound(key=key)
         return record.facts, np.frombuffer(self.data[key], np.uint8)
 
-    async def delete(self, key: str) -> bool:
+    async def delete(self, key: str, *, timeout_s: float) -> bool:
         return self.table.remove(key) is not None
 
     def value(self, key: str) -> Any:

@@ -26,6 +26,7 @@ class FakeCache:
         self.expires_s: dict[str, float] = {}
         self.shards_ok = True
         self.platform: dict[str, Any] | None = {"instances": {"init": 0, "idle": 3, "busy": 1}}
+        self.ages_s: list[float] = [20.0]
         self.n_connected = 0
 
     def put(self, key: str, value: memoryview, *, ttl: str | None, timeout: str | None) -> None:
@@ -52,9 +53,12 @@ class FakeCache:
             "created_s": 0.0,
             "nodes": {"shard-0": ["n0", "n1"], "shard-1": ["n2"]},
             "shards": {
-                "shard-0": {"epoch": 3, "address": "127.0.0.1:1"},
-                "shard-1": {"epoch": 3, "address": "127.0.0.1:2"} if self.shards_ok else {"error": "no such actor"},
+                "shard-0": {"state": "up", "epoch": 3, "address": "127.0.0.1:1"},
+                "shard-1": {"state": "recovering", "epoch": 2, "address": "127.0.0.1:2"}
+                if self.shards_ok
+                else {"state": "down", "error": "no such actor"},
             },
+            "backup_slots": {"taken": 1, "of": 8},
         }
 
     def stats(self) -> dict[str, Any]:
@@ -65,4 +69,14 @@ class FakeCache:
             "objects": len(self.values),
             "object_bytes": size_bytes,
             "platform": self.platform,
+            "endangered": 4,
+            "backups": 9,
+            "backups_failed": 2,
+            "nodes_never_backed_up": 1,
+            "per_shard": [
+                {"shard": "shard-0", "objects": 1, "endangered": 4, "backup_ages_s": [10.0, 250.0]},
+                {"shard": "shard-1", "objects": 0, "endangered": 0, "backup_ages_s": self.ages_s}
+                if self.shards_ok
+                else {"shard": "shard-1", "error": "no such actor"},
+            ],
         }

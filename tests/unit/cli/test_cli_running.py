@@ -64,6 +64,33 @@ def test_status_on_aws_knows_nothing_of_instances(cache: FakeCache) -> None:
     assert json.loads(result.stdout)["instances"] is None
 
 
+def test_status_tells_of_shards_endangered_objects_and_backups(cache: FakeCache) -> None:
+    report = json.loads(run("status", "--json").stdout)
+    assert [(row["state"], row["epoch"], row["nodes"]) for row in report["shards"]] == [
+        ("up", 3, 2),
+        ("recovering", 2, 1),
+    ]
+    assert report["endangered"] == 4
+    assert report["backup_slots"] == {"taken": 1, "of": 8}
+    assert report["backups"] == {
+        "done": 9, "failed": 2, "running": 0, "nodes_backed_up": 3, "nodes_never_backed_up": 1,
+        "oldest_s": 250.0, "median_s": 20.0,
+    }  # fmt: skip
+    table = run("status").stdout
+    assert "recovering, epoch 2, 1 functions" in table
+    assert "4 objects have lost chunks" in table
+    assert "9 done, 2 failed, 1 of 8 slots taken; 3 of 4 functions that hold chunks have one" in table
+    assert "oldest 250 s, median 20 s" in table
+
+
+def test_status_of_a_shard_that_is_down_has_no_numbers_of_it(cache: FakeCache) -> None:
+    cache.shards_ok = False
+    report = json.loads(run("status", "--json").stdout)
+    assert report["shards"][1]["state"] == "down"
+    assert report["shards"][1]["objects"] is None
+    assert report["backups"]["nodes_backed_up"] == 2
+
+
 def test_status_of_no_cache_is_a_document_too(cache: FakeCache) -> None:
     result = run("status", "--name", "other", "--json")
     assert result.exit_code == 1
