@@ -30,6 +30,8 @@ def mortal(local_ray: str) -> Iterator[Cache]:
     """A cache whose actors are killed."""
     with infiniray.start(nodes=5, shards=1, scheme="rs:2+1", memory_mb=256, name="mortal") as cache:
         yield cache
+        assert rayapi.store_keys("mortal/")
+    assert rayapi.store_keys("mortal/") == []  # nothing of it is left
 
 
 def kill_shard() -> None:
@@ -72,7 +74,7 @@ def test_values_and_references_outlive_the_shard_that_gave_them(mortal: Cache) -
 
 
 def test_status_shows_that_a_shard_was_restarted(mortal: Cache) -> None:
-    mortal.namespace("status").put("k", value(2))
+    mortal.namespace("status").put_many({f"k{i}": value(i) for i in range(30)})  # something on every function
     before = report_of(mortal)
     kill_shard()
     states = set()
@@ -88,7 +90,7 @@ def test_status_shows_that_a_shard_was_restarted(mortal: Cache) -> None:
     assert report["objects"] == before["objects"]
     assert report["shards"][0]["nodes"] == 5
     assert report["backups"]["nodes_never_backed_up"] + report["backups"]["nodes_backed_up"] == 5
-    assert report["backup_slots"] == {"taken": 0, "of": 8}
+    assert report["backup_slots"]["of"] == 8
 
 
 def test_times_to_live_outlive_a_shard(mortal: Cache) -> None:

@@ -95,6 +95,14 @@ def test_shipped_files_are_valid(file: Path) -> None:
     assert config.pool.nodes >= config.ring.shards * config.widest_scheme
 
 
+def test_the_papers_settings_differ_in_backups_only() -> None:
+    with_backup, without = load(file=CONFIGS / "fast20.yaml"), load(file=CONFIGS / "fast20-nobackup.yaml")
+    assert with_backup.availability.backup_interval_s == 300
+    assert without.availability.backup_interval_s == 0
+    overrides = {"availability": {"backup_interval_s": 300}}
+    assert Config.load(CONFIGS / "fast20-nobackup.yaml", overrides, environ={}) == with_backup
+
+
 def test_local_yaml_writes_out_the_defaults() -> None:
     assert load(file=CONFIGS / "local.yaml") == Config()
 
