@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from infiniray.config import Config
-    from workloads.planner.search import Plan, Tried
+    from workloads.planner.plan import Plan, Tried
     from workloads.planner.space import Goal
 
 __all__ = ["plan"]
@@ -91,17 +92,23 @@ def _chosen(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]
     metavar="AXIS=CHOICE,...",
     help="nodes, memory (MB), scheme, warm, backup (a duration, or never), linger.  [default: about 8 each]",
 )
-@click.option("--sample", "sample_hours", callback=_hours, help="The search's part of the trace.  [default: a sixth]")
 @click.option(
-    "--tries", type=click.IntRange(min=1), default=60, show_default=True, help="Simulations of that, at most."
+    "--sample",
+    "sample_hours",
+    callback=_hours,
+    help="The search's part of the trace: long enough that something is lost in it.  [default: a sixth]",
+)
+@click.option(
+    "--tries", type=click.IntRange(min=1), default=40, show_default=True, help="Simulations of that, at most."
 )
 @click.option(
     "--confirm",
     type=click.IntRange(min=1),
-    default=10,
+    default=6,
     show_default=True,
     help="Simulations of the whole trace.",
 )
+@click.option("--workers", type=click.IntRange(min=1), help="Simulations at a time.  [default: one for each core]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--strict", is_flag=True, help="Stop at a malformed line of the trace.")
 @click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="Folder for the frontier's picture.")
@@ -147,6 +154,7 @@ def _search(
     sample_hours: float | None,
     tries: int,
     confirm: int,
+    workers: int | None,
     seed: int,
     strict: bool,
 ) -> tuple[Plan, float]:
@@ -157,8 +165,8 @@ def _search(
     from workloads.planner.arithmetic import Arithmetic, profile_trace
     from workloads.planner.configured import settings_in, space_around
     from workloads.planner.search import Budget, search
-    from workloads.planner.simulating import Simulated, asked_of
-    from workloads.planner.space import Stage
+    from workloads.planner.simulating import Simulated, asked_of, several_at_once
+    from workloads.planner.space import MapAll, Stage
     from workloads.trace import TraceProblems
 
     config = Config.load(file)
@@ -169,23 +177,24 @@ def _search(
     asked, lost = asked_of(requests), [] if reclaims is None else list(read_reclaims(reclaims))
     largest_bytes = _largest_bytes(config)
 
-    def stage(hours: float) -> Stage:
-        profile = profile_trace(requests, hours * 3600, largest_bytes)
+    def stage(hours: float, map_all: MapAll) -> Stage:
+        best_hit_ratio = profile_trace(requests, hours * 3600, largest_bytes).best_hit_ratio
         evaluate = Simulated(config, asked, lost, until_s=hours * 3600, seed=seed)
-        return Stage(evaluate=evaluate, hours=hours, best_hit_ratio=profile.best_hit_ratio)
+        return Stage(evaluate=evaluate, hours=hours, best_hit_ratio=best_hit_ratio, map_all=map_all)
 
     profile = profile_trace(requests, largest_bytes=largest_bytes)
     rates = load_price_book(config.simulation.prices).function_rates(config.simulation.architecture)
-    found = search(
-        space_around(config, choose),
-        goal,
-        Arithmetic(profile=profile, rates=rates),
-        sample=stage(min(sample_hours or profile.hours / _SAMPLE_SHARE, profile.hours)),
-        whole=stage(profile.hours),
-        start=settings_in(config),
-        budget=Budget(n_on_sample=tries, n_on_whole=confirm),
-        note=_note,
-    )
+    with several_at_once(workers or len(os.sched_getaffinity(0))) as map_all:
+        found = search(
+            space_around(config, choose),
+            goal,
+            Arithmetic(profile=profile, rates=rates),
+            sample=stage(min(sample_hours or profile.hours / _SAMPLE_SHARE, profile.hours), map_all),
+            whole=stage(profile.hours, map_all),
+            start=settings_in(config),
+            budget=Budget(n_on_sample=tries, n_on_whole=confirm),
+            note=_note,
+        )
     return found, profile.hours
 
 
@@ -203,7 +212,7 @@ def _largest_bytes(config: Config) -> float:
 def _note(stage: str, n: int, tried: Tried) -> None:
     outcome = tried.outcome
     figures = f"hit ratio {outcome.hit_ratio:.2%}, availability {outcome.availability:.2%}, ${outcome.cost_usd:.3f}"
-    says().print(f"{stage} {n}: {tried.settings}: {figures}")
+    says().print(f"{stage} {n}: {tried.settings}: {figures}", soft_wrap=True)
 
 
 # ---------------------------------------------------------------- what was found
@@ -228,6 +237,8 @@ def _table(found: Plan) -> Table:
 
 
 def _cells(tried: Tried) -> tuple[str, ...]:
+    from workloads.planner.report import dollars
+
     settings, outcome = tried.settings, tried.outcome
     return (
         f"{settings.n_nodes}",
@@ -238,7 +249,7 @@ def _cells(tried: Tried) -> tuple[str, ...]:
         f"{1000 * settings.linger_s:g} ms",
         f"{outcome.hit_ratio:.2%}",
         f"{outcome.availability:.2%}",
-        f"${outcome.cost_usd:.2f}",
+        dollars(outcome.cost_usd),
     )
 
 

@@ -19,23 +19,29 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["TRANSITIONS", "Action", "Activity", "Stimulus", "Validity", "step"]
+__all__ = ["TRANSITIONS", "WAITING", "Action", "Activity", "Stimulus", "Validity", "step"]
 
 
-class Activity(enum.Enum):
+class _Named(enum.Enum):
+    """Members are told apart by identity: a hash in C, because the table below is read with every event."""
+
+    __hash__ = object.__hash__
+
+
+class Activity(_Named):
     SLEEPING = "sleeping"  # no session that we know of
     ACTIVE = "active"  # runs a session that we invoked
     LEAVING = "leaving"  # its session is over, the invocation has not returned yet
     MAYBE = "maybe"  # runs a session that somebody else invoked
 
 
-class Validity(enum.Enum):
+class Validity(_Named):
     UNVALIDATED = "unvalidated"  # may have gone since we last heard from it
     VALIDATING = "validating"  # asked (invoked or pinged), no answer yet
     VALIDATED = "validated"  # answered, and nothing was sent since
 
 
-class Stimulus(enum.Enum):
+class Stimulus(_Named):
     REQUEST = "request"  # there is something to send
     HEARD = "heard"  # HELLO or PONG of a session that we invoked
     HEARD_OTHER = "heard other"  # HELLO or PONG of some other session
@@ -109,6 +115,12 @@ for _validity in Validity:
         ((M, _validity), Stimulus.RETURNED): ((M, _validity), ()),
         ((M, _validity), Stimulus.CLOSED): ((S, U), (Action.RESUME,)),
     }
+
+
+#: An answer is expected, or the end of a departure: not for ever.
+WAITING = frozenset(
+    (activity, validity) for activity in Activity for validity in Validity if activity is L or validity is VG
+)
 
 
 def step(state: State, stimulus: Stimulus) -> tuple[State, tuple[Action, ...]]:

@@ -59,6 +59,11 @@ class Context:
         text = "/".join(map(str, (self.policy.seed, *what)))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big") / (1 << 56)
 
+    def number(self, *what: object) -> int:
+        """64 bits that look random and are the same for the same seed and ``what``."""
+        text = "/".join(map(str, (self.policy.seed, *what)))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
     def backoff_s(self, n_failures: int, *who: object) -> float:
         """Exponential, capped, with jitter of half to one and a half, so that retries do not march in step."""
         pause_s = min(self.policy.backoff_max_s, self.policy.backoff_s * 2.0 ** (n_failures - 1))

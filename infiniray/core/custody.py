@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ class Custody:
 
     def __init__(self) -> None:
         self.holdings: dict[ChunkId, Held] = {}
+        self._in_order: list[tuple[int, ChunkId]] = []  # by their numbers
         #: to be deleted: not told, or not confirmed yet
         self.garbage: dict[ChunkId, None] = {}
         #: every number whose change was made, or never will be
@@ -59,13 +61,20 @@ class Custody:
 
     def hold(self, chunk: ChunkId, seq: int, n_bytes: int) -> None:
         """The node has confirmed an insert."""
+        self._let_go(chunk)
         self.holdings[chunk] = Held(seq, n_bytes)
+        insort(self._in_order, (seq, chunk))
         self.garbage.pop(chunk, None)
 
     def discard(self, chunk: ChunkId) -> None:
         """The node is not to hold the chunk any more; it may have it or not."""
-        self.holdings.pop(chunk, None)
+        self._let_go(chunk)
         self.garbage[chunk] = None
+
+    def _let_go(self, chunk: ChunkId) -> None:
+        held = self.holdings.pop(chunk, None)
+        if held is not None:
+            del self._in_order[bisect_left(self._in_order, (held.seq, chunk))]
 
     def deleted(self, chunks: Iterable[ChunkId]) -> None:
         """The current copy has confirmed a deletion."""
@@ -74,10 +83,12 @@ class Custody:
 
     def lacking(self, copy: Copy) -> Iterator[tuple[ChunkId, Held]]:
         """What ``copy`` is to hold and does not have."""
-        if copy.spans.covers(self.seen):
-            return
-        spans = copy.spans
-        yield from ((chunk, held) for chunk, held in self.holdings.items() if held.seq not in spans)
+        order, start = self._in_order, 0
+        for first, last in copy.spans:  # it lies between them
+            stop = bisect_left(order, (first,), start)
+            yield from ((chunk, self.holdings[chunk]) for _, chunk in order[start:stop])
+            start = bisect_left(order, (last + 1,), stop)
+        yield from ((chunk, self.holdings[chunk]) for _, chunk in order[start:])
 
     def is_gone(self, chunk: ChunkId, copy: Copy | None) -> bool:
         """Whether the node's current copy, ``copy``, is on record and without the chunk."""
@@ -110,14 +121,14 @@ class Custody:
 
     def seen_by(self, copy: Copy) -> SeqSpans:
         """Every number, but those of chunks that the copy is to hold and does not have."""
-        return self.seen.without(held.seq for held in self.holdings.values() if held.seq not in copy.spans)
+        return self.seen.without(held.seq for _, held in self.lacking(copy))
 
     def retentions(self, copy: Copy) -> list[Retention]:
         """What makes a copy forget all that it should not have, and know that it has seen the rest.
 
         Only for a copy on which no STORE is open: one whose answer is on its way would be forgotten, too.
         """
-        keep = sorted(held.seq for held in self.holdings.values())
+        keep = [seq for seq, _ in self._in_order]
         seen = tuple(self.seen_by(copy))
         batches = [tuple(keep[i : i + RETAIN_BATCH]) for i in range(0, len(keep), RETAIN_BATCH)] or [()]
         starts = [1, *(batch[0] for batch in batches[1:])]

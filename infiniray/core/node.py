@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from infiniray.core.commands import CloseLink, DeleteChunks, Hold, Invoke, Ping, RegisterCopy
-from infiniray.core.connection import Action, Activity, Stimulus, Validity, step
+from infiniray.core.connection import WAITING, Action, Activity, Stimulus, Validity, step
 from infiniray.core.context import Context
 from infiniray.core.copies import Copy, Link
 from infiniray.core.custody import Custody
@@ -68,7 +68,8 @@ class Node:
         self._retry_after_s = 0.0  # what the platform asked for, last time it refused
         self._is_backing_off = False
         self._is_hurried = False  # what is to be deleted is worth an invocation
-        self._suspect_until_s = 0.0
+        #: it did not answer just now: until then it comes last
+        self.suspect_until_s = 0.0
         self.outbox = Outbox(
             node, context, self.custody, self._links.get, lambda request: context.homes.update({request: self}),
             self._pass_on,
@@ -98,7 +99,7 @@ class Node:
     @property
     def is_suspect(self) -> bool:
         """It did not answer just now: prefer others."""
-        return self._context.now_s < self._suspect_until_s
+        return self._context.now_s < self.suspect_until_s
 
     @property
     def is_registered(self) -> bool:
@@ -143,7 +144,7 @@ class Node:
 
     def note_stall(self) -> None:
         """A request here took too long."""
-        self._suspect_until_s = self._context.now_s + SUSPECT_S
+        self.suspect_until_s = self._context.now_s + SUSPECT_S
 
     def discard(self, chunk: ChunkId) -> None:
         """Have a chunk deleted at the next opportunity: that alone is not worth an invocation.
@@ -273,7 +274,7 @@ class Node:
     def _learn(self, report: CopyReport) -> None:
         """A warm-up told which instance it found, and what that has."""
         self.outbox.note_seq(report.spans.last)
-        link = next((link for link in self._links.values() if link.instance == report.instance), None)
+        link = self._link_of(report.instance)
         if link is not None:
             link.copy.spans = report.spans.copy()
             if link is not self.link:
@@ -282,6 +283,12 @@ class Node:
         elif self.copy is None or self.copy.instance != report.instance:
             self.link = None  # whoever had it is not who would be invoked now
             self._turn_to(Copy(report.instance, report.spans.copy()))
+
+    def _link_of(self, instance: InstanceId) -> Link | None:
+        for link in self._links.values():
+            if link.copy.instance == instance:
+                return link
+        return None
 
     def _turn_to(self, copy: Copy) -> None:
         if self.copy is not copy:
@@ -388,7 +395,7 @@ class Node:
         former, self.link, self._session = self.link, link, session
         link.session = session
         self.touched_s = self._context.now_s
-        self._suspect_until_s = 0.0
+        self.suspect_until_s = 0.0
         self._n_failures = 0
         if self._is_backing_off:
             self._is_backing_off = False
@@ -410,7 +417,8 @@ class Node:
             return
         before = self.activity, self.validity
         (self.activity, self.validity), actions = step(before, stimulus)
-        self._keep_silence_timer(before)
+        if before in WAITING or self.activity is Activity.LEAVING:
+            self._keep_silence_timer(before)
         for action in actions:
             match action:
                 case Action.INVOKE:
@@ -428,11 +436,9 @@ class Node:
 
     def _keep_silence_timer(self, before: tuple[Activity, Validity]) -> None:
         """One timer a node: it runs while an answer is expected, or the end of a departure."""
-        was_waiting = before[1] is Validity.VALIDATING or before[0] is Activity.LEAVING
-        is_waiting = self.validity is Validity.VALIDATING or self.activity is Activity.LEAVING
         if self.activity is Activity.LEAVING and before[0] is not Activity.LEAVING:
             self._context.set_timer(("silence", self.id), self._context.policy.connect_timeout_s)
-        elif was_waiting and not is_waiting:
+        elif before in WAITING and (self.activity, self.validity) not in WAITING:
             self._context.cancel_timer(("silence", self.id))
 
     def _invoke(self, reason: str) -> None:
@@ -475,12 +481,12 @@ class Node:
         return self.n_unsettled > 0 or self._is_hurried or (self.backup is not None and self.backup.source is None)
 
     def _suspect(self) -> None:
-        self._suspect_until_s = self._context.now_s + SUSPECT_S
+        self.suspect_until_s = self._context.now_s + SUSPECT_S
         if self.activity is Activity.SLEEPING:
             self._give_up("invoked, but it did not connect in time")
 
     def _give_up(self, detail: str) -> None:
-        self._suspect_until_s = self._context.now_s + SUSPECT_S
+        self.suspect_until_s = self._context.now_s + SUSPECT_S
         self._is_hurried = False
         self.outbox.give_up(detail)
         if self.backup is not None:
@@ -488,7 +494,7 @@ class Node:
 
     def _requeue(self, link_id: LinkId) -> None:
         if self.outbox.requeue(link_id):
-            self._suspect_until_s = self._context.now_s + SUSPECT_S
+            self.suspect_until_s = self._context.now_s + SUSPECT_S
 
     def _flush(self) -> None:
         assert self.link is not None

@@ -60,6 +60,8 @@ class Outbox:
     @property
     def n_unsettled(self) -> int:
         """Requests that an operation waits for, queued, or sent and not answered."""
+        if not self._sent:
+            return len(self._queued)
         return len(self._queued) + sum(request.is_awaited for request in self._sent.values())
 
     def note_seq(self, seq: int) -> None:
@@ -130,6 +132,8 @@ class Outbox:
     def flush(self, link: Link) -> None:
         """Send all that is queued, deletions first, so that there is room."""
         self._send_deletes(link)
+        if not self._queued:
+            return
         queued, self._queued = self._queued, {}
         for request in queued.values():
             match request.kind:

@@ -10,20 +10,38 @@ from infiniray.core.node import Node
 
 __all__ = ["choose_nodes"]
 
+#: A linear congruential generator of 64 bits (Knuth, MMIX), of which the upper half is used.
+_FACTOR = 6364136223846793005
+_STEP = 1442695040888963407
+_MASK = (1 << 64) - 1
+
 
 def choose_nodes(
     nodes: Mapping[NodeId, Node], footprints: list[int], exclude: Collection[NodeId], context: Context, *salt: object
 ) -> list[Node] | None:
     """A distinct node for each chunk, ``footprints[i]`` bytes of memory for the ``i``-th; None if there are too few.
 
-    Random by hashing ``salt`` with each name, so the same events give the same placement and a rotating parity
+    Random by a number that ``salt`` is hashed to, so the same events give the same placement and a rotating parity
     needs no rule of its own. Nodes that just failed to answer come last.
     """
     need = max(footprints, default=0)
-    candidates = [
-        node for node in nodes.values() if node.id not in exclude and node.free_bytes >= need and not node.is_draining
-    ]
-    if len(candidates) < len(footprints):
+    willing: list[Node] = []
+    suspects: list[Node] = []
+    now_s = context.now_s
+    for name, node in nodes.items():
+        if node.capacity_bytes - node.used_bytes >= need and name not in exclude and not node.is_draining:
+            (suspects if node.suspect_until_s > now_s else willing).append(node)
+    if len(willing) + len(suspects) < len(footprints):
         return None
-    candidates.sort(key=lambda node: (node.is_suspect, context.fraction("place", *salt, node.id)))
-    return candidates[: len(footprints)]
+    lot = context.number("place", *salt)
+    chosen = _draw(willing, len(footprints), lot)
+    return chosen + _draw(suspects, len(footprints) - len(chosen), lot)
+
+
+def _draw(nodes: list[Node], n: int, lot: int) -> list[Node]:
+    """Up to ``n`` of them, without putting back; all that chance does is in ``lot``. Changes the list's order."""
+    for i in range(min(n, len(nodes))):
+        lot = (lot * _FACTOR + _STEP) & _MASK
+        j = i + (lot >> 32) * (len(nodes) - i) // (1 << 32)
+        nodes[i], nodes[j] = nodes[j], nodes[i]
+    return nodes[:n]

@@ -109,8 +109,8 @@ class ShardState:
             ev.BackupRequested: lambda e: self.backups.request_all(),
             ev.LinkOpened: self._link_opened,
             ev.LinkClosed: self._link_closed,
-            ev.PongReceived: lambda e: self._at_link(e.link, lambda node: node.on_pong(e.link, e.session)),
-            ev.ByeReceived: lambda e: self._at_link(e.link, lambda node: node.on_bye(e.link, e.session)),
+            ev.PongReceived: self._pong_received,
+            ev.ByeReceived: self._bye_received,
             ev.InvokeReturned: self._invoke_returned,
             ev.Retained: lambda e: self._answer(e.request, Outcome.DONE),
             ev.InventoryArrived: self._inventory_arrived,
@@ -150,12 +150,14 @@ class ShardState:
 
     def handle(self, event: ev.Event, now_s: float) -> list[Command]:
         """Take note of a fact; what is to be done about it, in order. ``now_s`` is Unix time and never goes back."""
-        context = self.context
-        context.now_s = max(now_s, context.now_s)
+        context, backups = self.context, self.backups
+        if now_s > context.now_s:
+            context.now_s = now_s
         if self.is_deposed:
             return self._decline(event)
-        self._handlers[type(event)](event)
-        self._settle_down()
+        self._handlers[event.__class__](event)
+        if context.settled or context.turned or context.has_progressed or backups.stirred or backups.over:
+            self._settle_down()
         commands, context.out = context.out, []
         return commands
 
@@ -536,10 +538,20 @@ class ShardState:
         if node is not None:
             node.on_closed(event.link)
 
+    def _pong_received(self, event: ev.PongReceived) -> None:
+        node = self._links.get(event.link)
+        if node is not None:
+            node.on_pong(event.link, event.session)
+
+    def _bye_received(self, event: ev.ByeReceived) -> None:
+        node = self._links.get(event.link)
+        if node is not None:
+            node.on_bye(event.link, event.session)
+
     def _invoke_returned(self, event: ev.InvokeReturned) -> None:
-        self._at_node(
-            event.node, lambda node: node.on_returned(event.session, event.outcome, event.retry_after_s, event.copy)
-        )
+        node = self.nodes.get(event.node)
+        if node is not None:
+            node.on_returned(event.session, event.outcome, event.retry_after_s, event.copy)
 
     def _inventory_arrived(self, event: ev.InventoryArrived) -> None:
         node = self.context.homes.get(event.request)
@@ -564,11 +576,6 @@ class ShardState:
 
     def _at_node(self, name: NodeId, act: Callable[[Node], None]) -> None:
         node = self.nodes.get(name)
-        if node is not None:
-            act(node)
-
-    def _at_link(self, link: LinkId, act: Callable[[Node], None]) -> None:
-        node = self._links.get(link)
         if node is not None:
             act(node)
 

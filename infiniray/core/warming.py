@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Warming"]
 
+#: Due in less than this share of an interval is due now: the last warm-up took moments, and is no reason to look twice.
+_SOON_SHARE = 0.001
+
 
 class Warming:
     """I have each node invoked that has not been for ``warm_interval_s``, whatever the last invocation was for.
@@ -33,7 +36,7 @@ class Warming:
     def on_timer(self, node: Node) -> None:
         policy = self._context.policy
         due_s = node.touched_s + policy.warm_interval_s - self._context.now_s
-        if due_s <= 1e-6:
+        if due_s <= _SOON_SHARE * policy.warm_interval_s:
             due_s = policy.warm_interval_s
             if policy.warm is Warm.ALL or node.custody.holdings:
                 node.warm()

@@ -25,6 +25,8 @@ class Purpose(str, enum.Enum):
     REPAIR = "repair"
     OTHER = "other"
 
+    __hash__ = str.__hash__
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerLine:

@@ -18,7 +18,7 @@ from infiniray.core.ids import LinkId, OpId, RequestId, Timer
 from infiniray.core.shard import ShardState
 from infiniray.cost.ledger import Purpose
 from infiniray.errors import InfiniRayError
-from infiniray.sim.agenda import Agenda
+from infiniray.sim.agenda import Agenda, Timeout
 from infiniray.sim.fleet import Fleet, Instance, Pipe
 from infiniray.sim.meter import Meter
 from infiniray.sim.settings import SimulationSettings
@@ -83,7 +83,7 @@ class ShardRun:
         self._rng = rng
         self._links: dict[LinkId, Instance] = {}
         self._link_ids = itertools.count(1)
-        self._timers: dict[Timer, cmd.SetTimer] = {}
+        self._timers: dict[Timer, Timeout] = {}
         #: {request under way: (instance, the pipe that it goes through, from, until, its number)}
         self._under_way: dict[RequestId, tuple[Instance, Pipe | None, float, float, int]] = {}
         self._execute: dict[type, Callable[[Any], None]] = {
@@ -129,16 +129,20 @@ class ShardRun:
     # ------------------------------------------------------------ timers and what is not modelled closer
 
     def _set_timer(self, command: cmd.SetTimer) -> None:
-        self._timers[command.timer] = command
-        self._agenda.at(command.at_s, self._fire, command)
+        timer = command.timer
+        former = self._timers.get(timer)
+        if former is not None:
+            former.is_off = True
+        self._timers[timer] = self._agenda.unless_called_off(command.at_s, self._fire, timer)
 
     def _cancel_timer(self, command: cmd.CancelTimer) -> None:
-        self._timers.pop(command.timer, None)
+        timeout = self._timers.pop(command.timer, None)
+        if timeout is not None:
+            timeout.is_off = True
 
-    def _fire(self, command: cmd.SetTimer) -> None:
-        if self._timers.get(command.timer) is command:
-            del self._timers[command.timer]
-            self.feed(ev.TimerFired(timer=command.timer))
+    def _fire(self, timer: Timer) -> None:
+        del self._timers[timer]
+        self.feed(ev.TimerFired(timer=timer))
 
     def _register(self, command: cmd.RegisterCopy) -> None:
         written = ev.CopyRegistered(node=command.node, instance=command.instance)

@@ -130,7 +130,7 @@ class SeqSpans:
         return zip(self._starts, self._stops, strict=True)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SeqSpans) and list(self) == list(other)
+        return isinstance(other, SeqSpans) and self._starts == other._starts and self._stops == other._stops
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
@@ -160,9 +160,14 @@ class SeqSpans:
 
     def covers(self, other: SeqSpans) -> bool:
         """Whether everything in ``other`` is here."""
-        return all(
-            (i := bisect_right(self._starts, first) - 1) >= 0 and last <= self._stops[i] for first, last in other
-        )
+        starts, stops = self._starts, self._stops
+        if starts == other._starts and stops == other._stops:
+            return True
+        for first, last in other:
+            i = bisect_right(starts, first) - 1
+            if i < 0 or last > stops[i]:
+                return False
+        return True
 
     def without(self, seqs: Iterable[int]) -> SeqSpans:
         """These numbers but those in ``seqs``."""
@@ -181,7 +186,7 @@ class SeqSpans:
         self._stops[i : i + 1] = [b for _, b in pieces]
 
     def copy(self) -> SeqSpans:
-        twin = SeqSpans()
+        twin = SeqSpans.__new__(SeqSpans)
         twin._starts, twin._stops = self._starts.copy(), self._stops.copy()
         return twin
 

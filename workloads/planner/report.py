@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from workloads.planner.search import Plan, Tried
+from workloads.planner.plan import Plan, Tried
 from workloads.planner.space import Goal, Outcome
 from workloads.report.style import INKS, figure, styled
 
-__all__ = ["margin", "plan_document", "plan_figure", "verdict"]
+__all__ = ["dollars", "margin", "plan_document", "plan_figure", "verdict"]
 
 
 def margin(goal: Goal, outcome: Outcome) -> dict[str, float]:
@@ -25,6 +25,11 @@ def margin(goal: Goal, outcome: Outcome) -> dict[str, float]:
     }
 
 
+def dollars(usd: float) -> str:
+    """Cents, and where there are few, three digits that count."""
+    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.3g}"
+
+
 def verdict(plan: Plan, hours: float) -> list[str]:
     """In sentences: what to buy, or what binds."""
     goal = plan.goal
@@ -33,13 +38,13 @@ def verdict(plan: Plan, hours: float) -> list[str]:
     bought, left = plan.choice, margin(goal, plan.choice.outcome)
     lines = [
         f"buy {bought.settings}",
-        f"${bought.outcome.cost_usd:,.2f} for {hours:,.1f} h: hit ratio {bought.outcome.hit_ratio:.2%} "
+        f"{dollars(bought.outcome.cost_usd)} for {hours:,.1f} h: hit ratio {bought.outcome.hit_ratio:.2%} "
         f"({100 * left['hit_ratio']:+.2f} points), availability {bought.outcome.availability:.2%} "
         f"({100 * left['availability']:+.2f} points)",
     ]
     if plan.runner_up is not None:
         more_usd = plan.runner_up.outcome.cost_usd - bought.outcome.cost_usd
-        lines.append(f"the next that was confirmed costs ${more_usd:,.2f} more: {plan.runner_up.settings}")
+        lines.append(f"the next that was confirmed costs {dollars(more_usd)} more: {plan.runner_up.settings}")
     return lines
 
 
@@ -54,7 +59,7 @@ def _nothing_does(plan: Plan) -> list[str]:
     ]
     return [
         f"nothing that was tried on the whole trace meets the goal; the closest misses {' and '.join(missed)}:",
-        f"{nearest.settings}, ${nearest.outcome.cost_usd:,.2f}",
+        f"{nearest.settings}, {dollars(nearest.outcome.cost_usd)}",
     ]
 
 
@@ -112,13 +117,24 @@ def _draw(axes: Axes, plan: Plan) -> None:
     axes.axhline(100 * plan.goal.availability, color=INKS[1], linestyle="--", linewidth=1.4, label="the goal")
     if plan.choice is not None:
         axes.plot(*_points([plan.choice]), "*", color=INKS[1], ms=17, label="bought")
-    for one in frontier:
-        ((usd,), (percent,)) = _points([one])
-        name = f"{one.settings.n_nodes} x {one.settings.memory_mb} MB\n{one.settings.scheme}"
-        axes.annotate(name, (usd, percent), textcoords="offset points", xytext=(8, -22), fontsize=8.5)
+    _name_points(axes, plan.choice, frontier)
     axes.margins(x=0.15, y=0.15)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}%"))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda usd, _: f"${usd:,.2f}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda usd, _: dollars(usd)))
+
+
+def _name_points(axes: Axes, choice: Tried | None, frontier: Sequence[Tried]) -> None:
+    """What is bought, and what of the frontier is not too close to something named."""
+    xs, ys = _points(frontier)
+    width, height = (max(xs) - min(xs)) or 1.0, (max(ys) - min(ys)) or 1.0
+    named: list[tuple[float, float]] = []
+    for one in [*([choice] if choice is not None else []), *frontier]:
+        ((usd,), (percent,)) = _points([one])
+        if any(abs(usd - x) < 0.12 * width and abs(percent - y) < 0.12 * height for x, y in named):
+            continue
+        named.append((usd, percent))
+        name = f"{one.settings.n_nodes} x {one.settings.memory_mb} MB\n{one.settings.scheme}"
+        axes.annotate(name, (usd, percent), textcoords="offset points", xytext=(9, -24), fontsize=8.5)
 
 
 def _points(tried: Sequence[Tried]) -> tuple[list[float], list[float]]:

@@ -3,40 +3,29 @@
 Simulating a trace as a whole takes long, so three things stand before it. Arithmetic drops what is too small for the
 hit ratio, and what would cost far more than something that is known to do. A sample, the beginning of the trace, is
 searched: the ends of each axis, then what should do best by what is known, then the neighbours of the best. And only
-what did well there is tried on the whole, cheapest first. What that finds is the cheapest of what was confirmed, no
-proof that there is nothing cheaper.
+the best there is tried on the whole, which says how far the sample is to be believed, and so on in turns. What that
+finds is the cheapest of what was confirmed, no proof that there is nothing cheaper.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from infiniray.errors import ConfigError
 from workloads.planner.arithmetic import Arithmetic
-from workloads.planner.space import Goal, Outcome, Settings, Space, Stage
-from workloads.planner.surrogate import Surrogate
+from workloads.planner.plan import Plan, Pruned, Tried, meeting, pareto
+from workloads.planner.seeking import Note, Seeker
+from workloads.planner.space import Goal, Settings, Space, Stage
 
-__all__ = ["Budget", "Plan", "Pruned", "Tried", "pareto", "search"]
+__all__ = ["Budget", "search"]
 
 #: LRU with all memory for chunks is not strictly an upper bound for CLOCK: so much it may be off.
 _CAPACITY_SLACK = 0.005
-#: Of the simulations on the sample; the rest is for going downhill from the best guess.
-_GUESSED_SHARE = 0.8
-#: Guesses in a row that brought nothing better.
-_PATIENCE = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """A choice that was simulated."""
-
-    settings: Settings
-    outcome: Outcome
+#: Of the simulations on the sample, what the first turn may use at least; the turns share the rest.
+_FIRST_TURN = 0.5
+#: A third of the simulations of the whole is for the frontier.
+_FRONTIER_PART = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,58 +33,9 @@ class Budget:
     """How many simulations at most, and from which multiple of the best known cost on arithmetic alone is believed that
     a choice is too dear."""
 
-    n_on_sample: int = 60
-    n_on_whole: int = 10
+    n_on_sample: int = 40
+    n_on_whole: int = 6
     cost_factor: float = 2.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Pruned:
-    """How many choices arithmetic spared the simulator."""
-
-    too_small: int = 0
-    too_dear: set[Settings] = field(default_factory=set)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """``choice`` is the cheapest that was confirmed to meet the goal on the whole trace; None if none did, and then
-    ``closest`` is what came nearest. ``frontier``: of all confirmed, those than which none is both cheaper and more
-    available, the cheapest first."""
-
-    goal: Goal
-    choice: Tried | None
-    closest: Tried | None
-    confirmed: Sequence[Tried]
-    sampled: Sequence[Tried]
-    pruned: Pruned
-
-    @property
-    def frontier(self) -> list[Tried]:
-        return pareto(self.confirmed)
-
-    @property
-    def runner_up(self) -> Tried | None:
-        """The next cheapest that meets the goal."""
-        meeting = sorted(_meeting(self.goal, self.confirmed), key=lambda tried: tried.outcome.cost_usd)
-        return meeting[1] if len(meeting) > 1 else None
-
-
-def _meeting(goal: Goal, tried: Iterable[Tried]) -> list[Tried]:
-    return [one for one in tried if not goal.shortfall(one.outcome)]
-
-
-def pareto(tried: Iterable[Tried]) -> list[Tried]:
-    """Those than which none is at most as dear and more available, or cheaper and as available; the cheapest first."""
-    found: list[Tried] = []
-    for one in sorted(tried, key=lambda one: (one.outcome.cost_usd, -one.outcome.availability)):
-        if not found or one.outcome.availability > found[-1].outcome.availability:
-            found.append(one)
-    return found
-
-
-#: Told of each simulation: ("sample" or "whole", how many of that kind so far, what was found).
-Note = Callable[[str, int, Tried], None]
 
 
 def search(
@@ -120,11 +60,10 @@ def search(
     """
     budget = budget or Budget()
     candidates, pruned = _large_enough(space, goal, arithmetic)
-    seeker = _Seeker(space, goal.on(sample, whole), arithmetic, sample, budget, note, candidates, pruned)
-    seeker.look_around(space.middle() if start is None else space.nearest(start))
-    seeker.follow_guesses()
-    seeker.go_downhill()
-    confirmed = _confirm(goal, whole, seeker.ranking(), budget.n_on_whole, note)
+    seeker = Seeker(space, goal.on(sample, whole), arithmetic, sample, budget.cost_factor, note, candidates, pruned)
+    seeker.look_around(space.middle() if start is None else space.nearest(start), budget.n_on_sample)
+    confirmed = _seek_and_confirm(seeker, goal, whole, budget, note)
+    confirmed += _confirm_frontier(seeker, whole, confirmed, budget, note)
     closest = min(confirmed, key=lambda tried: goal.rank(tried.outcome), default=None)
     return Plan(
         goal=goal,
@@ -150,115 +89,45 @@ def _large_enough(space: Space, goal: Goal, arithmetic: Arithmetic) -> tuple[lis
     return enough, Pruned(too_small=len(choices) - len(enough))
 
 
-@dataclass(slots=True)
-class _Seeker:
-    """I try choices on the sample, each once, in three ways, until the budget is used up."""
+def _seek_and_confirm(seeker: Seeker, goal: Goal, whole: Stage, budget: Budget, note: Note) -> list[Tried]:
+    """In turns: search the sample, and try the best of it on the whole.
 
-    space: Space
-    goal: Goal
-    arithmetic: Arithmetic
-    stage: Stage
-    budget: Budget
-    note: Note
-    candidates: list[Settings]
-    pruned: Pruned
-    known: dict[Settings, Outcome] = field(default_factory=dict)
-    #: USD of each candidate by arithmetic
-    _guessed_usd: dict[Settings, float] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._guessed_usd = {settings: self.arithmetic.usd(settings) for settings in self.candidates}
-
-    def look_around(self, start: Settings) -> None:
-        """Try the candidate closest to ``start``, and from there both ends of each axis: what does each of them do?"""
-        centre = min(self.candidates, key=lambda settings: self.space.n_steps(settings, start))
-        self._try(centre)
-        for name, choices in self.space.axes().items():
-            for end in dict.fromkeys((choices[0], choices[-1])):
-                self._try(replace(centre, **{name: end}))
-
-    def follow_guesses(self) -> None:
-        """Try what should do best by what is known, until that has brought nothing better for a while."""
-        surrogate = Surrogate(self.space, self.stage.best_hit_ratio, self.candidates)
-        limit = _GUESSED_SHARE * self.budget.n_on_sample
-        n_in_vain = 0
-        while len(self.known) < limit and n_in_vain < _PATIENCE:
-            best = self._best()
-            place = surrogate.best_guess(self.goal, self.known, best, self._is_usable())
-            if place is None:
-                return
-            self._try(self.candidates[place])
-            n_in_vain = n_in_vain + 1 if self._best() == best else 0
-
-    def go_downhill(self) -> None:
-        """From the best that is known to a better one next to it, while there is one."""
-        at: Settings | None = self._best()
-        while at is not None:
-            usd, most_usd = self._guessed_usd, self._most_usd()
-            steps = [step for step in self.space.neighbours(at) if step in usd and usd[step] <= most_usd]
-            steps.sort(key=usd.__getitem__)
-            at = next((step for step in steps if self._is_better(step, at)), None)
-
-    def _is_better(self, step: Settings, at: Settings) -> bool:
-        self._try(step)
-        return step in self.known and self._rank(step) < self._rank(at)
-
-    def _try(self, settings: Settings) -> None:
-        is_allowed = settings in self._guessed_usd and len(self.known) < self.budget.n_on_sample
-        if is_allowed and settings not in self.known:
-            self.known[settings] = self.stage.evaluate(settings)
-            self.note("sample", len(self.known), Tried(settings=settings, outcome=self.known[settings]))
-
-    def _rank(self, settings: Settings) -> tuple[float, float]:
-        return self.goal.rank(self.known[settings])
-
-    def _best(self) -> Settings:
-        return min(self.known, key=self._rank)
-
-    def _is_usable(self) -> npt.NDArray[np.bool_]:
-        """Of each candidate: neither tried nor too dear."""
-        most_usd = self._most_usd()
-        usable = []
-        for settings, usd in self._guessed_usd.items():
-            if usd > most_usd:
-                self.pruned.too_dear.add(settings)
-            usable.append(usd <= most_usd and settings not in self.known)
-        return np.array(usable, dtype=np.bool_)
-
-    def _most_usd(self) -> float:
-        """What may be tried costs at most so much by arithmetic: like is compared with like."""
-        best = self._best()
-        is_met = not self.goal.shortfall(self.known[best])
-        return self.budget.cost_factor * self._guessed_usd[best] if is_met else math.inf
-
-    def tried(self) -> list[Tried]:
-        return [Tried(settings=settings, outcome=outcome) for settings, outcome in self.known.items()]
-
-    def ranking(self) -> list[Tried]:
-        """What is worth confirming: all that meets the goal, the cheapest first; then the sample's frontier."""
-        meeting = sorted(_meeting(self.goal, self.tried()), key=lambda one: one.outcome.cost_usd)
-        frontier = [one for one in pareto(self.tried()) if one not in meeting]
-        return meeting + sorted(frontier, key=lambda one: self.goal.rank(one.outcome))
-
-
-def _confirm(goal: Goal, whole: Stage, ranking: Sequence[Tried], n_at_most: int, note: Note) -> list[Tried]:
-    """Try the best ranked on the whole trace until one meets the goal, and a few beside it for the frontier.
-
-    When one does, those that follow in the ranking were dearer on the sample: what is left of the budget, up to half,
-    goes to others of the sample's frontier, so that one sees what more or less availability costs.
+    What came of that there says by how much the sample flatters; the next turn asks that much more of it, or less.
+    It ends when nothing cheaper is left that should do.
     """
     confirmed: list[Tried] = []
-    rest = list(ranking)
-    while rest and len(confirmed) < n_at_most:
-        one = rest.pop(0)
-        confirmed.append(Tried(settings=one.settings, outcome=whole.evaluate(one.settings)))
-        note("whole", len(confirmed), confirmed[-1])
-        if not goal.shortfall(confirmed[-1].outcome):
+    n_turns = max(1, budget.n_on_whole - budget.n_on_whole // _FRONTIER_PART)
+    for turn in range(1, n_turns + 1):
+        seeker.search_until(budget.n_on_sample * (_FIRST_TURN + (1 - _FIRST_TURN) * turn / n_turns))
+        one = seeker.best_but(confirmed)
+        if one is None or (meeting(goal, confirmed) and not _may_be_cheaper(one, goal, confirmed, seeker)):
             break
-    for one in _spread(rest, (n_at_most - len(confirmed) + 1) // 2):
         confirmed.append(Tried(settings=one.settings, outcome=whole.evaluate(one.settings)))
         note("whole", len(confirmed), confirmed[-1])
+        really = confirmed[-1].outcome
+        seeker.goal = goal.on_flattering(seeker.stage, whole, there=one.outcome, really=really)
     return confirmed
+
+
+def _confirm_frontier(
+    seeker: Seeker, whole: Stage, confirmed: Sequence[Tried], budget: Budget, note: Note
+) -> list[Tried]:
+    """With what is left: others of the sample's frontier, so that one sees what more or less availability costs."""
+    known = {tried.settings for tried in confirmed}
+    rest = [tried for tried in seeker.tried() if tried.settings not in known]
+    others = [tried.settings for tried in _spread(rest, budget.n_on_whole - len(confirmed))]
+    found = []
+    for settings, outcome in zip(others, whole.map_all(whole.evaluate, others), strict=True):
+        found.append(Tried(settings=settings, outcome=outcome))
+        note("whole", len(confirmed) + len(found), found[-1])
+    return found
+
+
+def _may_be_cheaper(one: Tried, goal: Goal, confirmed: Sequence[Tried], seeker: Seeker) -> bool:
+    """Whether, by the sample, it should do too and costs less than what is known to do."""
+    bought = meeting(goal, confirmed)[0]
+    is_cheaper = one.outcome.cost_usd < seeker.known[bought.settings].cost_usd
+    return is_cheaper and not seeker.goal.shortfall(one.outcome)
 
 
 def _spread(tried: Sequence[Tried], n: int) -> list[Tried]:
@@ -266,5 +135,5 @@ def _spread(tried: Sequence[Tried], n: int) -> list[Tried]:
     frontier = pareto(tried)
     if len(frontier) <= n:
         return frontier
-    places: Mapping[int, None] = dict.fromkeys(round(i * (len(frontier) - 1) / max(1, n - 1)) for i in range(n))
+    places = dict.fromkeys(round(i * (len(frontier) - 1) / max(1, n - 1)) for i in range(n))
     return [frontier[place] for place in places]

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+import multiprocessing
+import signal
+from collections.abc import Iterable, Iterator, Sequence
 
 from infiniray.config import Config
 from infiniray.sim.client import Asked
 from infiniray.sim.experiment import run_experiment
 from infiniray.sim.reclaims import Sample
 from workloads.planner.configured import configured
-from workloads.planner.space import Outcome, Settings
+from workloads.planner.space import MapAll, Outcome, Settings
 from workloads.trace import Method, Request
 
-__all__ = ["Simulated", "asked_of"]
+__all__ = ["Simulated", "asked_of", "several_at_once"]
 
 
 def asked_of(requests: Iterable[Request]) -> list[Asked]:
     """A trace as the simulation takes it, all of it in memory: it is simulated many times."""
     return [Asked(r.timestamp_s, r.key, r.size_bytes, r.method is Method.GET) for r in requests]
+
+
+@contextlib.contextmanager
+def several_at_once(n_workers: int) -> Iterator[MapAll]:
+    """Processes to simulate in, as a ``map``; 1: this one. They are gone when the context ends, busy or not."""
+    if n_workers == 1:
+        yield map
+        return
+    pool = multiprocessing.get_context("spawn").Pool(n_workers, initializer=_leave_interrupts_to_the_parent)
+    try:
+        yield pool.imap
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Simulated:

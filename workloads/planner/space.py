@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from infiniray.codec.schemes import Scheme
 from infiniray.errors import ConfigError
 
-__all__ = ["Evaluate", "Goal", "Outcome", "Settings", "Space", "Stage"]
+__all__ = ["Evaluate", "Goal", "MapAll", "Outcome", "Settings", "Space", "Stage"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,8 @@ class Space:
         ConfigError: an axis without choices, or a scheme or a number that cannot be.
     """
 
-    n_nodes: tuple[int, ...] = (100, 150, 200, 250, 300, 350, 400, 500)
-    memory_mb: tuple[int, ...] = (512, 1024, 1536, 2048, 3008)
+    n_nodes: tuple[int, ...] = (100, 150, 200, 250, 300, 350, 400, 500, 700)
+    memory_mb: tuple[int, ...] = (512, 768, 1024, 1536, 2048, 3008)
     scheme: tuple[str, ...] = ("rs:10+1", "rs:10+2", "rs:10+3", "rs:10+4")
     warm_every_s: tuple[float, ...] = (60.0, 120.0, 300.0, 600.0, 1200.0)
     backup_every_s: tuple[float, ...] = (0.0, 1800.0, 900.0, 300.0, 150.0, 60.0)
@@ -126,16 +126,22 @@ class Evaluate(Protocol):
     def __call__(self, settings: Settings, /) -> Outcome: ...
 
 
+#: As the builtin ``map``: outcomes in the order of the choices.
+MapAll = Callable[[Evaluate, Iterable[Settings]], Iterable[Outcome]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """A trace, or the beginning of one: how to evaluate choices on it, and what no cache can do better on it.
 
     ``best_hit_ratio`` is that of an infinite cache that loses nothing: on a short part most requests are first ones.
+    ``map_all`` evaluates several choices, and may do so at the same time.
     """
 
     evaluate: Evaluate
     hours: float
     best_hit_ratio: float
+    map_all: MapAll = map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +161,17 @@ class Goal:
         most_lost = max(0.0, whole.best_hit_ratio - self.hit_ratio)
         return replace(self, hit_ratio=max(0.0, part.best_hit_ratio - most_lost))
 
+    def on_flattering(self, part: Stage, whole: Stage, *, there: Outcome, really: Outcome) -> Goal:
+        """The same goal for a part, on which a choice came to ``there``, and on the whole to ``really``: losses may be
+        as much smaller there as they were."""
+        may_lose = _in_proportion(
+            whole.best_hit_ratio - self.hit_ratio,
+            part.best_hit_ratio - there.hit_ratio,
+            whole.best_hit_ratio - really.hit_ratio,
+        )
+        may_lack = _in_proportion(1 - self.availability, 1 - there.availability, 1 - really.availability)
+        return Goal(hit_ratio=_share(part.best_hit_ratio - may_lose), availability=_share(1 - may_lack))
+
     def shortfall(self, outcome: Outcome) -> float:
         """By how much it is missed, in all; 0: it is met."""
         lacks_hits = max(0.0, self.hit_ratio - outcome.hit_ratio)
@@ -163,3 +180,11 @@ class Goal:
     def rank(self, outcome: Outcome) -> tuple[float, float]:
         """The smaller the better: first by what is missed, then by cost."""
         return self.shortfall(outcome), outcome.cost_usd
+
+
+def _in_proportion(allowed: float, lost_there: float, really_lost: float) -> float:
+    return allowed * max(0.0, lost_there) / really_lost if really_lost > 0 else allowed
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, value))

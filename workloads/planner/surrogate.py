@@ -31,22 +31,20 @@ class Surrogate:
         self._candidates = candidates
         self._features = self._features_of(self._places(candidates))
 
-    def best_guess(
-        self, goal: Goal, known: Mapping[Settings, Outcome], near: Settings, usable: npt.NDArray[np.bool_]
-    ) -> int | None:
-        """The place of that ``usable`` candidate (one flag for each) that should do best by ``goal``; None if none is.
+    def best_guesses(
+        self, goal: Goal, known: Mapping[Settings, Outcome], near: Settings, usable: npt.NDArray[np.bool_], n: int
+    ) -> list[Settings]:
+        """The ``n`` of the ``usable`` candidates (one flag for each) that should do best by ``goal``.
 
         What is known close to ``near`` counts more. Losses are guessed a little too low, so that what may just do is
         tried too.
         """
-        if not usable.any():
-            return None
         guesses = self._features @ self._fit(known, near)
         losses, cost_usd = _HOPE * np.exp(guesses[:, :2]), np.exp(guesses[:, 2])
         shortfall = np.maximum(0.0, goal.hit_ratio - (self._best_hit_ratio - losses[:, 0]))
         shortfall += np.maximum(0.0, goal.availability - (1 - losses[:, 1]))
         order = np.lexsort((cost_usd, shortfall, ~usable))
-        return int(order[0])
+        return [self._candidates[place] for place in order[: min(n, int(np.count_nonzero(usable)))]]
 
     def _fit(self, known: Mapping[Settings, Outcome], near: Settings) -> Floats:
         places = self._places(list(known))

@@ -448,7 +448,7 @@ def test_a_repair_of_what_is_replaced_meanwhile_leaves_nothing() -> None:
 
 
 def test_repairs_are_limited_and_an_object_is_repaired_once_at_a_time() -> None:
-    world = World(hedge=Hedge.ALL, n_nodes=10, max_repairs=2)
+    world = World(hedge=Hedge.ALL, n_nodes=40, max_repairs=2)
     for key in "abcd":
         world.facts(world.put(key))
     for key in "abcd":

@@ -18,8 +18,9 @@ from infiniray.cost.price_book import load_price_book
 from infiniray.errors import ConfigError
 from workloads.planner.arithmetic import Arithmetic, TraceProfile, profile_trace
 from workloads.planner.configured import configured, settings_in, space_around
+from workloads.planner.plan import Plan, Tried, pareto
 from workloads.planner.report import margin, plan_document, plan_figure, verdict
-from workloads.planner.search import Budget, Plan, Tried, pareto, search
+from workloads.planner.search import Budget, search
 from workloads.planner.space import Goal, Outcome, Settings, Space, Stage
 from workloads.trace import Method, Request
 
@@ -46,14 +47,15 @@ def arithmetic() -> Arithmetic:
 class Formula:
     """More parity and more backups lose less; nodes, backups and warm-ups cost."""
 
-    def __init__(self, hours: float = 50.0) -> None:
+    def __init__(self, hours: float = 50.0, harshness: float = 1.0) -> None:
         self.hours = hours
+        self.harshness = harshness
         self.asked: list[Settings] = []
 
     def __call__(self, settings: Settings, /) -> Outcome:
         self.asked.append(settings)
         scheme = Scheme.parse(settings.scheme)
-        lost = 0.04 / scheme.r * (settings.warm_every_s / 60) ** 0.5
+        lost = 0.04 * self.harshness / scheme.r * (settings.warm_every_s / 60) ** 0.5
         lost *= (settings.backup_every_s / 900) ** 0.5 if settings.backup_every_s else 2.0
         lost *= (100 / settings.n_nodes) ** 0.3
         upkeep = settings.n_nodes * (1 / settings.warm_every_s + 3 / (settings.backup_every_s or 1e9))
@@ -85,6 +87,16 @@ def test_it_finds_the_cheapest_that_does_with_a_fraction_of_the_simulations(avai
     assert found.choice.outcome.cost_usd <= 1.02 * formula(best).cost_usd
     assert len(found.sampled) < n_choices / 3
     assert len(found.confirmed) <= 10
+
+
+@pytest.mark.parametrize("harshness", [0.3, 2.0, 4.0])
+def test_it_learns_how_far_the_sample_is_to_be_believed(harshness: float) -> None:
+    goal, formula = Goal(hit_ratio=0.5, availability=0.97), Formula(harshness=harshness)
+    best = min(SPACE.choices(), key=lambda settings: goal.rank(formula(settings)))
+    found = search(SPACE, goal, arithmetic(), sample=stage(Formula(5.0)), whole=stage(formula))
+    assert found.choice is not None
+    assert found.choice.outcome.cost_usd <= 1.02 * formula(best).cost_usd
+    assert len(found.confirmed) <= Budget().n_on_whole
 
 
 def test_simulations_stay_within_the_budget() -> None:
@@ -260,6 +272,17 @@ def test_spaces_that_cannot_be_are_refused(axis: str, choices: tuple[object, ...
 def test_goals_are_shares() -> None:
     with pytest.raises(ConfigError, match="hit_ratio"):
         Goal(hit_ratio=65.5)
+
+
+def test_a_goal_takes_a_flattering_sample_into_account() -> None:
+    goal, part, whole = Goal(hit_ratio=0.55, availability=0.96), stage(best_hit_ratio=0.3), stage(best_hit_ratio=0.6)
+    there = Outcome(hit_ratio=0.29, availability=0.99, cost_usd=1.0)
+    really = Outcome(hit_ratio=0.56, availability=0.92, cost_usd=9.0)
+    corrected = goal.on_flattering(part, whole, there=there, really=really)
+    assert corrected.hit_ratio == pytest.approx(0.3 - 0.05 / 4)
+    assert corrected.availability == pytest.approx(1 - 0.04 / 8)
+    lossless = Outcome(hit_ratio=0.6, availability=1.0, cost_usd=9.0)
+    assert goal.on_flattering(part, whole, there=there, really=lossless).availability == pytest.approx(0.96)
 
 
 def test_neighbours_differ_in_one_step() -> None:
