@@ -31,6 +31,9 @@ class Injury:
     whom: str
     span: Span
 
+    def __str__(self) -> str:
+        return f"[{self.span.begin_ns / 1e9:.6f}..{self.span.end_ns / 1e9:.6f}] {self.what}: {self.whom}"
+
 
 class Chaos:
     """I hurt one cache, at random from a seed, and keep a list of what I did. For one thread."""
@@ -85,6 +88,10 @@ class Chaos:
         """SIGKILL the process of one shard, once it runs; Ray restarts it."""
         self._kill_actor(self._random.choice(sorted(self._nodes)))
 
+    def kill_shards(self) -> None:
+        for shard in self._nodes:
+            self._kill_actor(shard)
+
     def kill_supervisor(self) -> None:
         self._kill_actor("supervisor")
 
@@ -112,24 +119,20 @@ class Chaos:
         actors = [self.pid_of(actor) for actor in ("supervisor", *self._nodes)]
         return {*actors, *(instance["pid"] for instance in self.admin.instances())}
 
-    def something(self, between: Callable[[], None]) -> None:
-        """Anything of the above; what lasts, lasts as long as ``between`` takes."""
-        name = self._random.choice(_ANYTHING)
-        if name == "cut_node":
-            with self.cut_node():
-                between()
-        else:
-            getattr(self, name)(*_ARGUMENTS.get(name, ()))
-            between()
-
     def everything(self, between: Callable[[], None]) -> None:
-        """Each of the above once, in random order."""
-        for name in self._random.sample(_ANYTHING, len(_ANYTHING)):
-            if name == "cut_node":
-                with self.cut_node():
-                    between()
-            else:
-                getattr(self, name)(*_ARGUMENTS.get(name, ()))
+        """Each of the above once, in random order; what lasts, lasts as long as ``between`` takes."""
+        actions: list[Callable[[], object]] = [
+            self.kill_function,
+            self.reclaim_burst,
+            self.kill_shard,
+            self.kill_supervisor,
+            lambda: self.throttle(6),
+            lambda: self.fail(6),
+            self.cut_node,
+        ]
+        for act in self._random.sample(actions, len(actions)):
+            lasting = act()
+            with lasting if isinstance(lasting, contextlib.AbstractContextManager) else contextlib.nullcontext():
                 between()
 
     @property
@@ -144,7 +147,3 @@ class Chaos:
         finally:
             span = Span(begin_ns=begin_ns, end_ns=time.monotonic_ns())
             self.injuries.append(Injury(what=what, whom=whom, span=span))
-
-
-_ANYTHING = ["kill_function", "reclaim_burst", "cut_node", "throttle", "fail", "kill_shard", "kill_supervisor"]
-_ARGUMENTS = {"throttle": (6,), "fail": (6,)}

@@ -70,7 +70,7 @@ def _act(cache: Cache, recorder: Recorder, rng: random.Random, load: Load, ids: 
         value = next(ids)
         words = stamped(value, rng.choice(load.sizes_bytes))
         recorder.put(key, value, lambda: cache.put(key, words, timeout=load.deadline_s))
-    elif dice < 0.4 and key in load.deleted:
+    elif dice < 0.5 and key in load.deleted:
         recorder.delete(key, lambda: cache.delete(key, timeout=load.deadline_s))
     else:
         _read(cache, recorder, key, load.deadline_s)
