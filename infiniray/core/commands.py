@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from infiniray.codec.schemes import Scheme
 from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
+from infiniray.core.quick import quicken
 from infiniray.errors import InfiniRayError
 from infiniray.wire.describe import ChunkId
 
@@ -277,9 +278,11 @@ class Fail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenBuffers:
-    """The shard reads an object for itself, as operation ``op``: give it buffers, as a client's read has."""
+    """The shard reads an object for itself, as operation ``op``: give it buffers, as a client's read has; or buffers
+    for single chunks, which need no room for the others."""
 
     op: OpId
+    is_for_one_chunk: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,3 +319,4 @@ Command = (
     | Hold | Retain | ListChunks | CopyChunk | CancelCopy | RegisterCopy | AcquireSlot | ReleaseSlot
     | Encode | Decode | Complete | Fail | OpenBuffers | ShareBuffers | Release | SetTimer | CancelTimer
 )  # fmt: skip
+quicken(Command.__args__)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from infiniray.core.copies import Copy
@@ -46,7 +46,9 @@ class Custody:
 
     def __init__(self) -> None:
         self.holdings: dict[ChunkId, Held] = {}
-        self._in_order: list[tuple[int, ChunkId]] = []  # by their numbers
+        #: the same in the order of their numbers, so that what a copy lacks is found without looking at all
+        self._seqs: list[int] = []
+        self._chunks: list[ChunkId] = []
         #: to be deleted: not told, or not confirmed yet
         self.garbage: dict[ChunkId, None] = {}
         #: every number whose change was made, or never will be
@@ -63,7 +65,9 @@ class Custody:
         """The node has confirmed an insert."""
         self._let_go(chunk)
         self.holdings[chunk] = Held(seq, n_bytes)
-        insort(self._in_order, (seq, chunk))
+        i = bisect_right(self._seqs, seq)
+        self._seqs.insert(i, seq)
+        self._chunks.insert(i, chunk)
         self.garbage.pop(chunk, None)
 
     def discard(self, chunk: ChunkId) -> None:
@@ -74,21 +78,31 @@ class Custody:
     def _let_go(self, chunk: ChunkId) -> None:
         held = self.holdings.pop(chunk, None)
         if held is not None:
-            del self._in_order[bisect_left(self._in_order, (held.seq, chunk))]
+            i = self._chunks.index(chunk, bisect_left(self._seqs, held.seq))
+            del self._seqs[i], self._chunks[i]
 
     def deleted(self, chunks: Iterable[ChunkId]) -> None:
         """The current copy has confirmed a deletion."""
         for chunk in chunks:
             self.garbage.pop(chunk, None)
 
-    def lacking(self, copy: Copy) -> Iterator[tuple[ChunkId, Held]]:
+    def lacking(self, copy: Copy) -> list[tuple[ChunkId, Held]]:
         """What ``copy`` is to hold and does not have."""
-        order, start = self._in_order, 0
-        for first, last in copy.spans:  # it lies between them
-            stop = bisect_left(order, (first,), start)
-            yield from ((chunk, self.holdings[chunk]) for _, chunk in order[start:stop])
-            start = bisect_left(order, (last + 1,), stop)
-        yield from ((chunk, self.holdings[chunk]) for _, chunk in order[start:])
+        holdings, chunks = self.holdings, self._chunks
+        return [(chunk, holdings[chunk]) for part in self._between(copy.spans) for chunk in chunks[part]]
+
+    def _between(self, spans: SeqSpans) -> list[slice]:
+        """Where among the numbers in order those are that ``spans`` leave out."""
+        seqs, start = self._seqs, 0
+        parts: list[slice] = []
+        for first, last in spans:
+            stop = bisect_left(seqs, first, start)
+            if start < stop:
+                parts.append(slice(start, stop))
+            start = bisect_right(seqs, last, stop)
+        if start < len(seqs):
+            parts.append(slice(start, len(seqs)))
+        return parts
 
     def is_gone(self, chunk: ChunkId, copy: Copy | None) -> bool:
         """Whether the node's current copy, ``copy``, is on record and without the chunk."""
@@ -121,14 +135,14 @@ class Custody:
 
     def seen_by(self, copy: Copy) -> SeqSpans:
         """Every number, but those of chunks that the copy is to hold and does not have."""
-        return self.seen.without(held.seq for _, held in self.lacking(copy))
+        return self.seen.without([seq for part in self._between(copy.spans) for seq in self._seqs[part]])
 
     def retentions(self, copy: Copy) -> list[Retention]:
         """What makes a copy forget all that it should not have, and know that it has seen the rest.
 
         Only for a copy on which no STORE is open: one whose answer is on its way would be forgotten, too.
         """
-        keep = [seq for seq, _ in self._in_order]
+        keep = self._seqs
         seen = tuple(self.seen_by(copy))
         batches = [tuple(keep[i : i + RETAIN_BATCH]) for i in range(0, len(keep), RETAIN_BATCH)] or [()]
         starts = [1, *(batch[0] for batch in batches[1:])]

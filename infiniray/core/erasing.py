@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from infiniray.core.commands import Complete
-from infiniray.core.ids import OpId
+from infiniray.core.ids import NodeId, OpId
 from infiniray.core.operation import Operation, Timing
 from infiniray.core.requests import Settled
-from infiniray.core.table import ChunkPlace, ObjectRecord
+from infiniray.core.table import ObjectRecord
 
 if TYPE_CHECKING:
     from infiniray.core.shard import ShardState
@@ -30,9 +30,8 @@ class Residue:
 
     def __init__(self, record: ObjectRecord) -> None:
         self.record = record
-        self._places: list[tuple[int, ChunkPlace]] = list(record.placed())
-        # strays: a repair moved the chunk, and where it was it may not be deleted yet
-        self._n_harmless = max(0, record.facts.scheme.k - 1 - record.n_strays)
+        self._places = [*((index, place.node) for index, place in record.placed()), *record.strays]
+        self._n_harmless = record.facts.scheme.k - 1
 
     def n_left(self, shard: ShardState) -> int:
         return len(self._left(shard))
@@ -44,17 +43,17 @@ class Residue:
     def hurry(self, shard: ShardState) -> None:
         """Have as many nodes as necessary delete it now: those first that are awake anyway."""
         left = self._left(shard)
-        nodes = [shard.nodes[place.node] for _, place in left]
+        nodes = [shard.nodes[node] for _, node in left]
         nodes.sort(key=lambda node: (node.is_suspect, not node.is_awake))
         for node in nodes[: len(left) - self._n_harmless]:
             node.hurry()
 
-    def _left(self, shard: ShardState) -> list[tuple[int, ChunkPlace]]:
-        """Chunks that are not known to be gone."""
+    def _left(self, shard: ShardState) -> list[tuple[int, NodeId]]:
+        """Chunks that are not known to be gone. What a node held that has left the pool is: nobody asks it any more."""
         return [
-            (index, place)
-            for index, place in self._places
-            if (node := shard.nodes.get(place.node)) is not None and not node.is_gone(self.record.chunk_id(index))
+            (index, name)
+            for index, name in self._places
+            if (node := shard.nodes.get(name)) is not None and not node.is_gone(self.record.chunk_id(index))
         ]
 
 

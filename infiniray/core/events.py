@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
+from infiniray.core.quick import quicken
 from infiniray.wire.describe import ChunkInfo, SeqSpans
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "LinkOpened",
     "OpCancelled",
     "PongReceived",
+    "PoolChanged",
     "PutRequested",
     "RequestRefused",
     "Retained",
@@ -116,6 +118,14 @@ class TouchRequested:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupRequested:
     """An operator wants every node backed up now, as far as slots allow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolChanged:
+    """The shard's nodes are to be these, each with the bytes of chunks that it may hold. Those that are not among them
+    are drained, and let go when they are empty."""
+
+    nodes: tuple[tuple[NodeId, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,9 +301,11 @@ class TimerFired:
 
 
 Event = (
-    Started | BackupRequested | PutRequested | GetRequested | DeleteRequested | TouchRequested | OpCancelled
+    Started | BackupRequested | PoolChanged
+    | PutRequested | GetRequested | DeleteRequested | TouchRequested | OpCancelled
     | LinkOpened | LinkClosed | PongReceived | ByeReceived
     | ChunkStored | ChunkArrived | ChunkMissing | ChunkDamaged | FetchCancelled | ChunksDeleted | RequestRefused
     | Retained | InventoryArrived | ChunkCopied | CopyFailed | CopyRegistered | SlotAnswered | Deposed
     | InvokeReturned | Encoded | Decoded | CodecFailed | TimerFired
 )  # fmt: skip
+quicken(Event.__args__)

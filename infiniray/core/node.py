@@ -368,6 +368,14 @@ class Node:
     def _is_open(self, link: Link) -> bool:
         return link.id in self._links and not link.is_closing
 
+    def close(self) -> None:
+        """I leave the pool: no connection is wanted any more."""
+        self._is_hurried = False
+        for link in self._links.values():
+            self._close(link)
+        for kind in ("silence", "retry", "warm", "backup"):
+            self._context.cancel_timer((kind, self.id))
+
     def _close(self, link: Link) -> None:
         link.is_closing = True
         self._context.out.append(CloseLink(link=link.id))

@@ -82,6 +82,7 @@ class Read(Operation):
     def on_timer(self, timing: Timing) -> None:
         if timing is not Timing.DEADLINE and self._count(ChunkState.COMPLETE) >= self.facts.scheme.k:
             return  # being decoded: a chunk that came now could overwrite one that is decoded already
+        self._strike_given_up()
         if timing is Timing.HEDGE:
             self.shard.counters.reads_hedged += 1
             for index in self._by_preference(ChunkState.UNASKED):
@@ -145,6 +146,7 @@ class Read(Operation):
         k = self.facts.scheme.k
         for index in self._moved():
             self.states[index] = ChunkState.UNASKED
+        self._strike_given_up()
         have = len(self.states) - self._count(ChunkState.MISSING)
         if have < k:
             if self.may_hope():
@@ -158,6 +160,13 @@ class Read(Operation):
             self._ask(index)
         if len(spare) < n_needed:
             self.retry_later()
+
+    def _strike_given_up(self) -> None:
+        """Chunks that were somewhere when the read began, and are not any more: their node leaves and had lost them."""
+        for index, place in enumerate(self.record.places):
+            if place is NOWHERE and self.states[index] in (ChunkState.UNASKED, ChunkState.FAILED):
+                self.states[index] = ChunkState.MISSING
+                self._asked_at[index] = NOWHERE
 
     def _moved(self) -> list[int]:
         """Chunks that were missing where they were asked for, and have been rebuilt elsewhere since."""

@@ -248,7 +248,7 @@ class Recovery:
         except SchemeError:
             return None
         places = [NOWHERE] * scheme.n
-        n_strays = 0
+        strays: list[tuple[int, NodeId]] = []
         for node, info in chunks:
             alike = info.scheme == first.scheme and info.object_bytes == first.object_bytes
             if not alike or info.index >= scheme.n or any(place.node == node.id for place in places):
@@ -256,7 +256,7 @@ class Recovery:
             if places[info.index] is NOWHERE:
                 places[info.index] = ChunkPlace(node=node.id, seq=info.seq, crc=info.crc)
             else:
-                n_strays += 1
+                strays.append((info.index, node.id))
         if sum(place is not NOWHERE for place in places) < scheme.k:
             return None
         facts = ObjectFacts(
@@ -264,9 +264,7 @@ class Recovery:
             expires_s=first.expires_s,
         )  # fmt: skip
         expires_s = first.expires_s or None
-        return ObjectRecord(
-            facts=facts, places=places, expires_s=expires_s, n_strays=n_strays, used_s=first.version / 1e6
-        )
+        return ObjectRecord(facts=facts, places=places, expires_s=expires_s, strays=strays, used_s=first.version / 1e6)
 
     # ------------------------------------------------------------ the end
 

@@ -55,12 +55,23 @@ class Repairs:
         """Whether lost chunks of it are being rebuilt."""
         return record.name in self._running
 
+    def claim(self, record: ObjectRecord) -> None:
+        """Its chunks are being moved: let it alone."""
+        self._running.add(record.name)
+
+    def release(self, record: ObjectRecord) -> None:
+        """It may be repaired again; that is due if it has lost chunks meanwhile."""
+        self._running.discard(record.name)
+        if self._shard.is_current(record) and self._shard.lost_chunks(record):
+            self.add(record)
+        self.pump()
+
     def inspect(self, node: Node, *, may_copy: bool) -> None:
         """The node's current copy may lack chunks that it is to hold: have them copied (a backup does that), if that
         has not just been tried, or rebuilt."""
         if node.copy is None or self._shard.is_recovering:
             return
-        for chunk, held in list(node.custody.lacking(node.copy)):
+        for chunk, held in node.custody.lacking(node.copy):
             record = self._shard.table.find(chunk.key)
             if record is None or record.facts.version != chunk.version:
                 continue
@@ -91,7 +102,7 @@ class Repairs:
     def store(self, record: ObjectRecord, lost: tuple[int, ...], *, source: OpId) -> None:
         """Encode what is lost from the bytes that operation ``source`` holds, and bring it to nodes."""
         self._running.add(record.name)
-        self._shard.begin(Repair(self._new_op(), source, record, self._shard, self._deadline_s(), lost))
+        self._shard.begin(Repair(self.new_op(), source, record, self._shard, self._deadline_s(), lost))
 
     def ended(self, record: ObjectRecord, *, failed: bool) -> None:
         """A rebuild or its storing is over."""
@@ -147,7 +158,7 @@ class Repairs:
             return  # whole again, or beyond repair: the next read says so
         self._running.add(record.name)
         self._spend(record, n_reads=record.facts.scheme.k, n_writes=len(lost))
-        self._shard.begin(Rebuild(self._new_op(), record, self._shard, self._deadline_s()))
+        self._shard.begin(Rebuild(self.new_op(), record, self._shard, self._deadline_s()))
 
     def _push(self, record: ObjectRecord) -> None:
         self._n_queued += 1
@@ -182,7 +193,8 @@ class Repairs:
             self._is_paused = True
             self._context.set_timer(("repair", 0), for_s)
 
-    def _new_op(self) -> OpId:
+    def new_op(self) -> OpId:
+        """A number for an operation that no client asked for."""
         self._n_begun += 1
         return OpId(-1 - self._n_begun)  # -1 is the recovery's
 

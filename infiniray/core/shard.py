@@ -4,7 +4,8 @@ The file to start at. It knows the objects (:mod:`~infiniray.core.table`), the n
 and the operations that are going on (:mod:`~infiniray.core.reading`, :mod:`~infiniray.core.storing`,
 :mod:`~infiniray.core.erasing`), admits new ones and leads each event to whom it concerns. Beside them go what keeps the
 data while functions vanish: :mod:`~infiniray.core.warming`, :mod:`~infiniray.core.backup`,
-:mod:`~infiniray.core.repairing`, and :mod:`~infiniray.core.recovery` after a crash. It never sees a byte of payload.
+:mod:`~infiniray.core.repairing`, and :mod:`~infiniray.core.recovery` after a crash; :mod:`~infiniray.core.draining`
+changes the pool. It never sees a byte of payload.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from infiniray.core.backup import Backups
 from infiniray.core.commands import CloseLink, Command, Complete, Fail, ObjectFacts, Release
 from infiniray.core.context import Context
 from infiniray.core.copies import Copy
+from infiniray.core.draining import Draining
 from infiniray.core.erasing import Delete, Eraser, Residue
 from infiniray.core.ids import LinkId, NodeId, OpId, RequestId
 from infiniray.core.node import Link, Node
@@ -68,6 +70,7 @@ class Counters:
     expired: int = 0
     repairs: int = 0
     repairs_failed: int = 0
+    moves: int = 0
     refused: int = 0
 
 
@@ -91,6 +94,7 @@ class ShardState:
         self.backups = Backups(self)
         self.repairs = Repairs(self)
         self.warming = Warming(self)
+        self.draining = Draining(self)
         #: what is not in the table any more and may still be on nodes, by key
         self.residues: dict[str, list[Residue]] = {}
         #: another incarnation of this shard has taken over: nothing is done any more
@@ -98,6 +102,7 @@ class ShardState:
         self._recovery: Recovery | None = None
         self._links: dict[LinkId, Node] = {}
         self._bytes_in_flight = 0
+        self._n_invoked_before: dict[str, int] = {}  # nodes that have left
         self._is_sweeping = False
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.Started: self._start,
@@ -107,6 +112,7 @@ class ShardState:
             ev.TouchRequested: self._touch,
             ev.OpCancelled: self._cancel,
             ev.BackupRequested: lambda e: self.backups.request_all(),
+            ev.PoolChanged: lambda e: self.draining.change(dict(e.nodes)),
             ev.LinkOpened: self._link_opened,
             ev.LinkClosed: self._link_closed,
             ev.PongReceived: self._pong_received,
@@ -144,6 +150,7 @@ class ShardState:
             "sweep": self._sweep,
             "repair": self.repairs.on_timer,
             "repair-again": self.repairs.on_again,
+            "drain": self.draining.on_timer,
             "recovery": lambda: self._recovery.on_timeout() if self._recovery else None,
             "recover-again": lambda: self._recovery.on_again() if self._recovery else None,
         }
@@ -217,6 +224,7 @@ class ShardState:
         for record in list(self.table):
             if self.lost_chunks(record):
                 self.repairs.add(record)
+        self.draining.resume()
 
     def _depose(self, event: ev.Deposed) -> None:
         """Nodes obey another incarnation now: nothing that was begun here can be finished."""
@@ -248,7 +256,7 @@ class ShardState:
 
     def stats(self) -> dict[str, Any]:
         """Counters and sizes, as JSON-able values. Backups are those that this incarnation of the shard knows of."""
-        invocations: dict[str, int] = {}
+        invocations = dict(self._n_invoked_before)
         for node in self.nodes.values():
             for reason, n in node.n_invoked.items():
                 invocations[reason] = invocations.get(reason, 0) + n
@@ -266,6 +274,7 @@ class ShardState:
             "shard": self.shard,
             "epoch": self.context.epoch,
             "nodes": len(self.nodes),
+            "leaving": self.draining.left(),
             "nodes_connected": sum(node.link is not None for node in self.nodes.values()),
             "objects": len(self.table),
             "object_bytes": self.table.object_bytes,
@@ -364,10 +373,11 @@ class ShardState:
     def _too_large(self, facts: ObjectFacts) -> ValueTooLarge | None:
         scheme = facts.scheme
         footprints = [footprint_bytes(scheme.stored_bytes(i, facts.size_bytes)) for i in range(scheme.n)]
-        able = sum(node.capacity_bytes >= max(footprints) for node in self.nodes.values())
+        capacities = sorted((node.capacity_bytes for node in self.nodes.values() if not node.is_draining), reverse=True)
+        able = sum(capacity >= max(footprints) for capacity in capacities)
         if able >= scheme.n:
             return None
-        largest = sorted((node.capacity_bytes for node in self.nodes.values()), reverse=True)[: scheme.n]
+        largest = capacities[: scheme.n]
         limit = largest[-1] * scheme.n if len(largest) == scheme.n else 0
         return ValueTooLarge(size_bytes=max(footprints) * scheme.n, limit_bytes=limit)
 
@@ -421,14 +431,22 @@ class ShardState:
     def move_chunk(self, record: ObjectRecord, index: int, place: ChunkPlace) -> None:
         """Chunk ``index`` is at ``place`` now, where its memory is already reserved."""
         former = record.places[index]
+        if former.node != place.node:
+            self.give_up_chunk(record, index)
+        elif former is not NOWHERE:
+            self.nodes[former.node].used_bytes -= footprint_bytes(record.chunk_bytes(index))
         record.places[index] = place
+
+    def give_up_chunk(self, record: ObjectRecord, index: int) -> None:
+        """Chunk ``index`` is not wanted any more where it is."""
+        former, record.places[index] = record.places[index], NOWHERE
         if former is NOWHERE:
             return
         node = self.nodes[former.node]
         node.used_bytes -= footprint_bytes(record.chunk_bytes(index))
-        if former.node != place.node:
-            node.discard(record.chunk_id(index))
-            record.n_strays += 1
+        node.discard(record.chunk_id(index))
+        record.strays = [(i, n) for i, n in record.strays if n in self.nodes and (i, n) != (index, former.node)]
+        record.strays.append((index, former.node))
 
     def lose(self, record: ObjectRecord) -> None:
         """Too few of its chunks are left: a reset."""
@@ -524,6 +542,20 @@ class ShardState:
             self.context.set_timer(("sweep", 0), pause_s)
 
     # ------------------------------------------------------------ nodes
+
+    def join(self, node: Node) -> None:
+        """A node has come to the pool."""
+        self.nodes[node.id] = node
+        self._watch(node)
+
+    def leave(self, node: Node) -> None:
+        """A node has left the pool: nothing refers to it any more."""
+        del self.nodes[node.id]
+        self.backups.forget(node.id)
+        node.close()
+        for reason, n in node.n_invoked.items():
+            self._n_invoked_before[reason] = self._n_invoked_before.get(reason, 0) + n
+        self.context.has_progressed = True  # what may still have been left on it is out of reach
 
     def _link_opened(self, event: ev.LinkOpened) -> None:
         node = self.nodes.get(event.node)

@@ -128,7 +128,7 @@ class Storing(Operation):
     def _could_hold(self, footprints: list[int], exclude: Collection[NodeId]) -> bool:
         """Whether eviction could help: there are enough nodes, whatever fills them but what is on its way."""
         need = max(footprints, default=0)
-        nodes = (node for node in self.shard.nodes.values() if node.id not in exclude)
+        nodes = (node for node in self.shard.nodes.values() if node.id not in exclude and not node.is_draining)
         able = [node for node in nodes if node.capacity_bytes - node.in_flight_bytes >= need]
         return len(able) >= len(footprints)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from infiniray.core.commands import ObjectFacts
 from infiniray.core.ids import NodeId
@@ -47,8 +47,8 @@ class ObjectRecord:
     is_dropped: bool = False
     #: when it was last read, or else written
     used_s: float = 0.0
-    #: chunks that repairs moved away from nodes that may still hold them
-    n_strays: int = 0
+    #: (index, node) of chunks that repairs and moves brought elsewhere: they may still be there
+    strays: list[tuple[int, NodeId]] = field(default_factory=list)
 
     @property
     def name(self) -> tuple[str, int]:

@@ -74,10 +74,14 @@ class OperationBuffers:
     """The bytes of one object while operations work on it: the object, contiguous, and chunks that are not part of it.
 
     A write begins with the object; a read takes memory when its first chunk is about to arrive.
+
+    Args:
+        is_for_one_chunk: chunks are on their own: there is no object that they would be part of.
     """
 
-    def __init__(self, pool: BufferPool, data: Any = None) -> None:
+    def __init__(self, pool: BufferPool, data: Any = None, *, is_for_one_chunk: bool = False) -> None:
         self._pool = pool
+        self._is_for_one_chunk = is_for_one_chunk
         self._object: ByteArray | None = None if data is None else _as_array(data)
         #: the object is whole: chunks are sent from here, not received
         self.is_source = data is not None
@@ -92,11 +96,11 @@ class OperationBuffers:
         """Chunk ``index``: to send from, or to receive into."""
         if facts.scheme.kind is SchemeKind.MIRROR and self.is_source:
             return self.object(facts)
-        if index < facts.scheme.k:
+        if index < facts.scheme.k and not self._is_for_one_chunk:
             start, stop = facts.scheme.chunk_range(index, facts.size_bytes)
             return self._whole(facts)[start:stop]
         if index not in self._others:
-            self._others[index] = self._pool.take(facts.scheme.chunk_bytes(facts.size_bytes))
+            self._others[index] = self._pool.take(facts.scheme.stored_bytes(index, facts.size_bytes))
         return self._others[index]
 
     def set_parity(self, facts: ObjectFacts, parity: list[Any]) -> None:

@@ -210,6 +210,12 @@ class ShardDriver:
         """Begin to back up every node, as far as slots allow."""
         self.feed(ev.BackupRequested())
 
+    def change_pool(self, nodes: Mapping[NodeId, int]) -> None:
+        """The shard's nodes are to be these, each with the bytes that it may hold. Others are drained; ``leaving`` in
+        :meth:`stats` says what is left on them."""
+        self._listener.nodes = frozenset(self.state.nodes) | frozenset(nodes)
+        self.feed(ev.PoolChanged(nodes=tuple(nodes.items())))
+
     def now_s(self) -> float:
         """The shard's time, Unix."""
         return self._clock.now_s()
@@ -397,7 +403,7 @@ class ShardDriver:
         self._buffers.pop(command.op, None)
 
     def _open_buffers(self, command: cmd.OpenBuffers) -> None:
-        self._buffers[command.op] = OperationBuffers(self.pool)
+        self._buffers[command.op] = OperationBuffers(self.pool, is_for_one_chunk=command.is_for_one_chunk)
 
     def _share_buffers(self, command: cmd.ShareBuffers) -> None:
         buffers = self._buffers[command.op] = self._buffers[command.source]

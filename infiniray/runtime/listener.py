@@ -49,7 +49,8 @@ class Listener:
         self.refused: Counter[str] = Counter()
         self._secret = secret
         self._epoch = epoch
-        self._nodes = frozenset(nodes)
+        #: who may dial in
+        self.nodes = frozenset(nodes)
         self._welcome = welcome
         self._socket: socket.socket | None = None
         self._pause: asyncio.TimerHandle | None = None
@@ -137,7 +138,7 @@ class Listener:
         )
         if not auth.matches(expected, meta.get("mac")):
             raise ProtocolError("wrong proof")
-        if node not in self._nodes:
+        if node not in self.nodes:
             raise ProtocolError("unknown node")
         spans = SeqSpans.from_wire(meta.get("spans"))
         proof = auth.welcome_proof(self._secret, shard_nonce=nonce, node_nonce=node_nonce, node=node, epoch=self._epoch)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from infiniray.codec.schemes import SchemeKind
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
-from infiniray.core.ids import LinkId, OpId, RequestId, Timer
+from infiniray.core.ids import LinkId, NodeId, OpId, RequestId, Timer
 from infiniray.core.shard import ShardState
 from infiniray.errors import InfiniRayError
 from infiniray.sim.clock import VirtualClock
@@ -28,9 +28,14 @@ START_S = 1_600_000_000.0  # expiry is Unix time; any will do
 
 
 class Violation(AssertionError):
-    """The shard broke a promise. ``story`` has what led to it, if it was kept."""
+    """The shard broke a promise. ``story`` has what led to it, if it was kept.
+
+    ``seed`` and ``n_steps`` say in which schedule, and how far that had come.
+    """
 
     story: list[str] = []  # noqa: RUF012 - never changed in place
+    seed = 0
+    n_steps = 0
 
 
 @dataclass(slots=True)
@@ -55,6 +60,7 @@ class _Operation:
     received: dict[int, Token] = field(default_factory=dict)
     is_coded: bool = False
     is_sealed: bool = False
+    is_for_one_chunk: bool = False
 
 
 class SimDriver:
@@ -63,6 +69,7 @@ class SimDriver:
     ``log`` has (time, event or command) of everything that happened, if it is kept.
 
     Args:
+        log_limit: keep only so much of the log's end.
         before: the incarnation before this one, on whose platform and clock this one goes on.
     """
 
@@ -72,6 +79,7 @@ class SimDriver:
         model: PlatformModel | None = None,
         *,
         keeps_log: bool = False,
+        log_limit: int | None = None,
         before: SimDriver | None = None,
     ) -> None:
         self.state = state
@@ -82,7 +90,7 @@ class SimDriver:
             limits_bytes = {node.id: node.capacity_bytes for node in state.nodes.values()}
             self.platform = SimPlatform(self.clock, model or PlatformModel(), limits_bytes)
             self.registry = SimRegistry()
-            self.log: list[tuple[float, Any]] | None = [] if keeps_log else None
+            self.log: deque[tuple[float, Any]] | None = deque(maxlen=log_limit) if keeps_log else None
             self._op_ids = itertools.count(1)
         else:
             self.clock, self.platform, self.registry = before.clock, before.platform, before.registry
@@ -154,6 +162,11 @@ class SimDriver:
     def report(self, event: ev.Event) -> None:
         """What the platform has to tell."""
         self.feed(event)
+
+    def change_pool(self, nodes: Mapping[NodeId, int]) -> None:
+        """These are to be the shard's nodes, each of so many bytes. There are functions for all of them."""
+        self.platform.limits_bytes.update(nodes)
+        self.feed(ev.PoolChanged(nodes=tuple(nodes.items())))
 
     # ------------------------------------------------------------ clients
 
@@ -351,6 +364,8 @@ class SimDriver:
             if operation.is_sealed:
                 raise Violation(f"chunk {index} came into an object that is put together: {command}")
             operation.received[index] = token
+            if operation.is_for_one_chunk:
+                operation.value, operation.is_coded = token[3], True
             return self._answered(request, ev.ChunkArrived(request=request))
 
         def fetch(instance: Instance) -> None:
@@ -538,7 +553,7 @@ class SimDriver:
     def _open(self, command: cmd.OpenBuffers) -> None:
         if command.op in self._operations:
             raise Violation(f"operation {command.op} has buffers already")
-        self._operations[command.op] = _Operation()
+        self._operations[command.op] = _Operation(is_for_one_chunk=command.is_for_one_chunk)
 
     def _share(self, command: cmd.ShareBuffers) -> None:
         source = self._operations[command.source]

@@ -354,6 +354,12 @@ class SimPlatform:
             outcome = ev.InvokeOutcome.FUNCTION_ERROR
             self._return(instance.node, instance.session, instance.port, outcome, self.model.return_s)
 
+    def delete(self, node: NodeId) -> None:
+        """Delete the function, with its instances."""
+        for instance in list(self.instances[node]):
+            self.reclaim(instance)
+        del self.instances[node]
+
     def cut(self, instance: Instance) -> None:
         """Break its connection; it keeps its chunks."""
         if instance.link is not None:

@@ -40,11 +40,16 @@ from infiniray.sim.driver import Ending, SimDriver, Violation
 from infiniray.sim.platform import Instance, PlatformModel
 from infiniray.wire.describe import ChunkId
 
-__all__ = ["ScheduleResult", "run_schedule"]
+__all__ = ["STEPS", "ScheduleResult", "replay_command", "run_schedule"]
+
+#: What a schedule has, where nothing else is said.
+STEPS = 150
 
 _TIMEOUT_S = 20.0
 #: With good luck every operation ends in this time: that of a cold start, and of moving a few objects.
 _QUICK_S = 2.0
+#: A node more than the widest scheme needs: a chunk has somewhere to go.
+_FEWEST_NODES, _MOST_NODES = 8, 13
 _KEYS = [f"k{i}" for i in range(12)]
 #: Operations that wait have ended so long after the platform has recovered and slow instances have caught up.
 _RECOVERY_S = 10.0
@@ -122,7 +127,7 @@ class ScheduleResult:
 class _Schedule:
     """I am one seeded run."""
 
-    def __init__(self, seed: int, n_steps: int, *, keeps_story: bool) -> None:
+    def __init__(self, seed: int, n_steps: int, *, keeps_story: bool, story_limit: int | None = None) -> None:
         self.random = random.Random(seed)
         luck_is_bad = self.random.random() < 0.75
         policy = Policy(
@@ -156,7 +161,9 @@ class _Schedule:
             function_timeout_s=40.0,
             codec_bytes_per_s=self.random.choice([10e9, 50e6]),
         )
-        self.driver = SimDriver(self.state, model, keeps_log=keeps_story)
+        #: the nodes that there are to be
+        self.pool = dict(nodes)
+        self.driver = SimDriver(self.state, model, keeps_log=keeps_story, log_limit=story_limit)
         self.driver.start()
         #: former incarnations that still work
         self.former: list[SimDriver] = []
@@ -169,6 +176,7 @@ class _Schedule:
         self.deadlines: dict[OpId, float] = {}
         self.damaged: set[NodeId] = set()
         self.n_values = 0
+        self.n_done = 0  # steps that were begun
         self.n_given_up_before = 0  # at the last check
         self.is_healed = False
         self.result = ScheduleResult(seed=seed, n_steps=n_steps, is_lucky=not luck_is_bad)
@@ -180,7 +188,7 @@ class _Schedule:
     def run(self) -> ScheduleResult:
         use: list[tuple[Callable[[], None], int]] = [
             (self._put, 30), (self._get, 45), (self._walk_away, 2), (self._delete, 4), (self._touch, 4),
-            (self._cut, 4), (self._cut_all, 1),
+            (self._cut, 4), (self._cut_all, 1), (self._change_pool, 2),
         ]  # fmt: skip
         bad_luck: list[tuple[Callable[[], None], int]] = [
             (self._reclaim_one, 6), (self._reclaim_some, 2), (self._hang, 2), (self._slow, 2), (self._corrupt, 1),
@@ -189,6 +197,7 @@ class _Schedule:
         ]  # fmt: skip
         actions, weights = zip(*use, *([] if self.result.is_lucky else bad_luck), strict=True)
         for _ in range(self.result.n_steps):
+            self.n_done += 1
             self.random.choices(actions, weights)[0]()
             self.driver.clock.run(self.driver.clock.now_s + self.random.choice([0.0, 0.001, 0.01, 0.05, 0.5, 3.0]))
             self._check()
@@ -257,6 +266,15 @@ class _Schedule:
         self.reads.pop(op, None)
         for record in self.keys.values():
             record.writing.pop(op, None)
+
+    def _change_pool(self) -> None:
+        """A node joins, or one has to leave: perhaps one that has just come, or before it is empty."""
+        name = NodeId(f"n{self.random.randrange(_MOST_NODES)}")
+        if name in self.pool and len(self.pool) > _FEWEST_NODES:
+            del self.pool[name]
+        else:
+            self.pool[name] = self.driver.platform.limits_bytes.get(name, min(self.pool.values()))
+        self.driver.change_pool(self.pool)
 
     # ------------------------------------------------------------ bad luck
 
@@ -350,17 +368,24 @@ class _Schedule:
         driver = self.driver
         driver.on_recovered = lambda: self._check_recovery() if driver is self.driver else None
         self.driver.start()
+        self.driver.change_pool(self.pool)
 
     # ------------------------------------------------------------ promises
 
     def _check(self) -> None:
         self._check_endings()
         self._check_places()
+        self._delete_functions()
         self._follow_repairs()
         for op, deadline_s in list(self.deadlines.items()):
             if self.driver.clock.now_s > deadline_s + 1e-6:
                 raise Violation(f"operation {op} has not ended by its deadline: {self.state.operations.get(op)}")
         self.n_given_up_before = self._n_given_up()
+
+    def _delete_functions(self) -> None:
+        """Of nodes that have left."""
+        for name in set(self.driver.platform.instances) - set(self.state.nodes):
+            self.driver.platform.delete(name)
 
     def _check_recovery(self) -> None:
         """When the shard has its table back, that has everything of which k chunks are on record."""
@@ -563,6 +588,8 @@ class _Schedule:
             raise Violation(f"memory is called in flight: {self.state.nodes}")
         if used != accounted:
             raise Violation(f"memory in use {accounted} is not that of the objects {used}")
+        if left := self.state.draining.left():
+            raise Violation(f"left in the pool: {left}")
         self._see_all_asleep()
 
     def _see_all_asleep(self) -> None:
@@ -576,18 +603,30 @@ class _Schedule:
         raise Violation(f"left awake: {[self.state.nodes[node] for node in sorted(never_asleep)]}")
 
 
-def run_schedule(seed: int, n_steps: int = 150, *, keeps_story: bool = False) -> ScheduleResult:
+def run_schedule(
+    seed: int, n_steps: int = STEPS, *, keeps_story: bool = False, story_limit: int | None = None
+) -> ScheduleResult:
     """Run one seeded schedule.
 
+    Args:
+        story_limit: keep only so much of the story's end.
+
     Raises:
-        Violation: a promise was broken; the message begins with the seed.
+        Violation: a promise was broken, or an assumption of the code itself; the message begins with the seed.
     """
-    schedule = _Schedule(seed, n_steps, keeps_story=keeps_story)
+    schedule = _Schedule(seed, n_steps, keeps_story=keeps_story, story_limit=story_limit)
     try:
         result = schedule.run()
-    except Violation as violation:
-        again = Violation(f"seed {seed}: {violation}\nreplay: python -m infiniray.sim --seed {seed}")
-        again.story = schedule.story()
-        raise again from violation
+    except Exception as error:
+        what = str(error) if isinstance(error, Violation) else f"{type(error).__name__}: {error}"
+        again = Violation(f"seed {seed}, step {schedule.n_done}: {what}\nreplay: {replay_command(seed, n_steps)}")
+        again.seed, again.n_steps, again.story = seed, schedule.n_done, schedule.story()
+        raise again from error
     result.story = schedule.story()
     return result
+
+
+def replay_command(seed: int, n_steps: int = STEPS) -> str:
+    """What a person types to see a schedule's story."""
+    steps = "" if n_steps == STEPS else f" --steps {n_steps}"
+    return f"infiniray soak --replay {seed}{steps}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -171,19 +171,25 @@ class SeqSpans:
 
     def without(self, seqs: Iterable[int]) -> SeqSpans:
         """These numbers but those in ``seqs``."""
-        rest = self.copy()
-        for seq in seqs:
-            rest._remove(seq)
+        gone = sorted(set(seqs))
+        if not gone:
+            return self.copy()
+        rest = SeqSpans()
+        i = 0
+        for first, last in self:
+            i = bisect_left(gone, first, i)
+            while i < len(gone) and gone[i] <= last:
+                if first < gone[i]:
+                    rest._append(first, gone[i] - 1)
+                first = gone[i] + 1
+                i += 1
+            if first <= last:
+                rest._append(first, last)
         return rest
 
-    def _remove(self, seq: int) -> None:
-        if seq not in self:
-            return
-        i = bisect_right(self._starts, seq) - 1
-        first, last = self._starts[i], self._stops[i]
-        pieces = [(a, b) for a, b in ((first, seq - 1), (seq + 1, last)) if a <= b]
-        self._starts[i : i + 1] = [a for a, _ in pieces]
-        self._stops[i : i + 1] = [b for _, b in pieces]
+    def _append(self, first: int, last: int) -> None:
+        self._starts.append(first)
+        self._stops.append(last)
 
     def copy(self) -> SeqSpans:
         twin = SeqSpans.__new__(SeqSpans)

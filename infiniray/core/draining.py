@@ -1,0 +1,114 @@
+"""Nodes that join the pool, and nodes that leave it: emptied first, chunk by chunk, while everything goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from infiniray.core.commands import RegisterCopy
+from infiniray.core.custody import NOBODY
+from infiniray.core.ids import NodeId
+from infiniray.core.moving import Move
+from infiniray.core.node import Node
+from infiniray.wire.describe import ChunkId
+
+if TYPE_CHECKING:
+    from infiniray.core.shard import ShardState
+
+__all__ = ["Draining"]
+
+#: Chunks moved at a time: enough to keep both ends busy, few enough that reads hardly notice.
+MAX_MOVES = 4
+MOVE_DEADLINE_S = 30.0
+#: How often it is looked for what has come to a draining node since, or could not be moved before.
+LOOK_S = 0.5
+
+
+class Draining:
+    """I have the pool be what it is to be. A node that is not wanted any more takes no new chunks; what it holds is
+    moved to others; when nothing refers to it, it is let go."""
+
+    def __init__(self, shard: ShardState) -> None:
+        self._shard = shard
+        self._context = shard.context
+        self._wanted: Mapping[NodeId, int] | None = None  # told while the shard was recovering
+        self._n_running = 0
+        self._is_looking = False
+
+    def change(self, wanted: Mapping[NodeId, int]) -> None:
+        """From now on these nodes are the pool, of so many bytes each. Those that are not among them are drained."""
+        if self._shard.is_recovering:  # which needs all nodes that may hold something
+            self._wanted = wanted
+            return
+        for name, capacity_bytes in wanted.items():
+            if name not in self._shard.nodes:
+                self._shard.join(Node(name, capacity_bytes, self._context))
+        for name, node in self._shard.nodes.items():
+            node.is_draining = name not in wanted
+        self._look()
+
+    def resume(self) -> None:
+        """The shard has recovered."""
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            self.change(wanted)
+
+    def left(self) -> dict[NodeId, int]:
+        """Of each node that has to leave: bytes of chunks still there."""
+        if self._wanted is not None:
+            return {name: node.used_bytes for name, node in self._shard.nodes.items() if name not in self._wanted}
+        return {node.id: node.used_bytes for node in self._draining()}
+
+    def on_moved(self, *, failed: bool) -> None:
+        """A move is over. After a failure there is a pause."""
+        self._n_running -= 1
+        if not failed:
+            self._move_more()
+
+    def on_timer(self) -> None:
+        self._is_looking = False
+        for node in self._draining():
+            if self._is_done_with(node):
+                self._let_go(node)
+        self._look()
+
+    def _draining(self) -> list[Node]:
+        return [node for node in self._shard.nodes.values() if node.is_draining]
+
+    def _look(self) -> None:
+        if not self._is_looking and self._draining():
+            self._is_looking = True
+            self._context.set_timer(("drain", 0), LOOK_S)
+            self._move_more()
+
+    def _move_more(self) -> None:
+        for node in self._draining():
+            for chunk in list(node.custody.holdings):
+                if self._n_running >= MAX_MOVES:
+                    return
+                self._take_away(chunk, node)
+
+    def _take_away(self, chunk: ChunkId, node: Node) -> None:
+        """Move a chunk, if it is an object's and nobody is at work on that."""
+        record = self._shard.table.find(chunk.key)
+        if record is None or record.facts.version != chunk.version or self._shard.repairs.is_running(record):
+            return
+        place = record.places[chunk.index]
+        if place.node != node.id or record.is_expired(self._context.now_s):
+            return
+        if not self._shard.is_lost(place):
+            self._n_running += 1
+            op = self._shard.repairs.new_op()
+            self._shard.begin(Move(op, record, chunk.index, self._shard, self._context.now_s + MOVE_DEADLINE_S))
+        elif not (self._shard.backups.is_expected(node) and node.elsewhere(place.seq)):
+            self._shard.give_up_chunk(record, chunk.index)
+            self._shard.repairs.add(record)
+
+    def _is_done_with(self, node: Node) -> bool:
+        """Whether nothing refers to it: no chunk, none on its way, no request, no backup."""
+        is_used = node.used_bytes or node.in_flight_bytes or node.custody.holdings or node.n_unsettled
+        return not is_used and not self._shard.backups.is_expected(node)
+
+    def _let_go(self, node: Node) -> None:
+        self._shard.leave(node)
+        self._context.out.append(RegisterCopy(node=node.id, instance=NOBODY))
