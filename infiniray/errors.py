@@ -43,6 +43,7 @@ __all__ = [
     "QuotaExceeded",
     "ReclaimsError",
     "RoleUnusable",
+    "ScalingUnderWay",
     "SchemeError",
     "ShardRecovering",
     "StaleEpoch",
@@ -242,6 +243,15 @@ class StaleEpoch(InfiniRayError):
     retryable = True
     seen: int
     current: int
+
+
+class ScalingUnderWay(InfiniRayError):
+    """A cache that is being scaled was asked for something else. Fields: ``cache``, ``stage``."""
+
+    template = "{cache!r} is being scaled already ({stage}); `infiniray status` shows how far it is"
+    retryable = True
+    cache: str
+    stage: str
 
 
 class CacheUnavailable(InfiniRayError, ConnectionError):

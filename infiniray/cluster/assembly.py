@@ -19,6 +19,8 @@ __all__ = ["assemble", "pacing_of", "policy_of"]
 
 #: Open at once: a session that ends and the next one overlap; a copy of the node may run beside it.
 _INVOCATIONS_PER_NODE = 4
+#: Connections are taken when needed: room for nodes that join later costs nothing.
+_POOL_MAY_GROW_TO = 64
 #: The platform ends a session at its timeout, and says so a little later.
 _INVOKE_GRACE_S = 10.0
 
@@ -57,7 +59,7 @@ def assemble(
         policy=policy_of(config),
     )
     platform = config.platform
-    n_connections = _INVOCATIONS_PER_NODE * len(nodes)
+    n_connections = _INVOCATIONS_PER_NODE * max(len(nodes), _POOL_MAY_GROW_TO)
     client = lambda_client(endpoint_url, platform.region, max_connections=n_connections)
     return ShardDriver(
         state,

@@ -178,19 +178,25 @@ class Client:
 
     def entries(self, prefix: str, limit: int | None, timeout_s: float | None) -> Steps[list[Entry]]:
         deadline = yield from self._begin(timeout_s)
-        membership = yield from self._known(deadline)
 
         def submit(actor: rayapi.Actor, epoch: int, left_s: float) -> rayapi.Ref:
             return actor.list.remote(epoch, prefix, limit)
 
-        calls = [_Call(operation="LIST", key="", submit=submit, shard=shard) for shard in membership.shards]
-        answers = yield from self._finish_all(map(_ready, calls), deadline)
-        found: list[Entry] = []
-        for _, answer in answers:
-            if isinstance(answer, InfiniRayError):
-                raise answer
-            found += (Entry(*row) for row in answer)
-        return sorted(found)[:limit]
+        for pause_s in _pauses():
+            membership = yield from self._known(deadline)
+            calls = [_Call(operation="LIST", key="", submit=submit, shard=shard) for shard in membership.shards]
+            answers = [answer for _, answer in (yield from self._finish_all(map(_ready, calls), deadline))]
+            troubles = [answer for answer in answers if isinstance(answer, InfiniRayError)]
+            if not troubles and all(shards == membership.ring.shards for shards, _ in answers):
+                break
+            if deadline.left_s() <= pause_s:
+                detail = "the membership kept changing"
+                raise troubles[0] if troubles else deadline.exceeded("LIST", prefix, detail)
+            if troubles and not isinstance(troubles[0], (StaleEpoch, CacheUnavailable)):
+                raise troubles[0]
+            self._doubt()  # keys move between shards, or a shard has left: begin again
+            yield Pause(seconds=pause_s)
+        return sorted(Entry(*row) for _, rows in answers for row in rows)[:limit]
 
     # ------------------------------------------------------------ the whole cache
 
@@ -261,6 +267,8 @@ class Client:
                     ref = yield from self._submit(call, deadline)
                 return (yield Wait(ref=ref, deadline=deadline, operation=call.operation, key=call.key))
             except (StaleEpoch, CacheUnavailable) as trouble:
+                if call.shard is not None:
+                    raise  # that shard may have left: whoever calls it by name knows what to do then
                 if deadline.left_s() <= pause_s:
                     raise _gave_up(call, deadline, trouble) from trouble
                 self._doubt()

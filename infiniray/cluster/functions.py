@@ -9,7 +9,7 @@ from infiniray.faas.deploy.apply import apply
 from infiniray.faas.deploy.clients import Clients, control_client, scope_of
 from infiniray.faas.deploy.code import code_spec
 from infiniray.faas.deploy.desired import function_specs
-from infiniray.faas.deploy.functions import find_functions
+from infiniray.faas.deploy.functions import read_functions
 from infiniray.faas.deploy.plan import plan_deploy, plan_undeploy
 from infiniray.faas.deploy.resources import Actual, Desired
 
@@ -17,7 +17,7 @@ __all__ = ["FunctionPool"]
 
 
 class FunctionPool:
-    """I make the functions of a pool exist, all alike, and go away again.
+    """I make functions of a pool exist, all alike, and go away again. Others of the pool I leave alone.
 
     On a platform that ``up`` has not started, ``infiniray deploy`` does that, and I am not asked.
 
@@ -53,4 +53,4 @@ class FunctionPool:
         apply(plan_undeploy(self._actual()), self._clients, self._scope, self._code)
 
     def _actual(self) -> Actual:
-        return Actual(functions=find_functions(self._clients.functions, self._scope, self._names))
+        return Actual(functions=read_functions(self._clients.functions, self._scope, self._names))

@@ -30,7 +30,7 @@ class Membership:
 
     name: str
     ring: Ring
-    #: {shard: its nodes}
+    #: {shard: its nodes}; of all that run, also of those that own no keys yet, or any more
     nodes: Mapping[str, tuple[NodeId, ...]]
     #: default deadline of a request
     deadline_s: float
@@ -38,6 +38,10 @@ class Membership:
     inline_max_bytes: int
     #: for objects from this size on, shards may want to hand the reference to a codec task
     task_min_bytes: int
+    #: by which keys were owned before, while they move (:mod:`infiniray.cluster.arrivals`); None: all have moved
+    former: Ring | None = None
+    #: nodes that are drained (:mod:`infiniray.core.draining`)
+    leaving: frozenset[NodeId] = frozenset()
 
     @property
     def epoch(self) -> int:
@@ -45,7 +49,7 @@ class Membership:
 
     @property
     def shards(self) -> tuple[str, ...]:
-        return tuple(self.ring.shards)
+        return tuple(self.nodes)
 
     @property
     def all_nodes(self) -> tuple[NodeId, ...]:

@@ -16,7 +16,7 @@ from infiniray.cluster.membership import supervisor_name
 from infiniray.core.ids import InstanceId, NodeId
 from infiniray.errors import StaleEpoch
 
-__all__ = ["ShardRegistry", "copies_on_record"]
+__all__ = ["ShardRegistry", "copies_on_record", "forget_shard"]
 
 
 class ShardRegistry:
@@ -82,6 +82,12 @@ class ShardRegistry:
         fence = max(_epochs(_fence_key(self._cache, self._shard)), default=0)
         if fence > self._epoch:
             raise StaleEpoch(seen=self._epoch, current=fence)
+
+
+def forget_shard(cache: str, shard: str) -> None:
+    """Delete all that is on record of a shard that has left for good."""
+    for prefix in (_record_key(cache, shard), _fence_key(cache, shard)):
+        rayapi.store_delete_all(prefix)
 
 
 def copies_on_record(cache: str, shard: str) -> tuple[dict[NodeId, InstanceId], int]:

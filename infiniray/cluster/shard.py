@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import heapq
 import os
 import time
@@ -11,11 +12,14 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from infiniray.cluster.arrivals import Arrivals, Offer
 from infiniray.cluster.assembly import assemble
 from infiniray.cluster.codec_tasks import TaskCoder
+from infiniray.cluster.departures import Departures
 from infiniray.cluster.enrolment import enroll, renewed
 from infiniray.cluster.flights import Flights, Landed
 from infiniray.cluster.membership import Membership
+from infiniray.cluster.neighbours import RayNeighbours
 from infiniray.cluster.registry import ShardRegistry
 from infiniray.cluster.turns import Turn
 from infiniray.config import Config
@@ -27,6 +31,10 @@ __all__ = ["Shard"]
 
 T = TypeVar("T")
 
+#: For a listing to learn what other shards still have.
+_LIST_TIMEOUT_S = 10.0
+#: For an object that has come from another shard to be stored.
+_ARRIVAL_TIMEOUT_S = 30.0
 #: Answers to requests that may come again are kept for the last so many.
 _REMEMBERED = 4096
 #: When callers of a shard that is recovering shall come again.
@@ -67,6 +75,9 @@ class Shard:
         self._answers: OrderedDict[str, asyncio.Future[Any]] = OrderedDict()
         n = config.limits.max_in_flight  # the actor runs 4n calls at once: those that wait leave room for others
         self._flights = Flights(max_leases=16 * n, max_waiters=2 * n)
+        self._departures = Departures(shard)
+        neighbours = RayNeighbours(shard, lambda: self._membership)
+        self._arrivals = Arrivals(shard, neighbours, has=self._has, store=self._store_arrived)
 
     # ------------------------------------------------------------ objects that are computed once
 
@@ -84,7 +95,7 @@ class Shard:
         """
         until_s = asyncio.get_running_loop().time() + timeout_s
         while True:
-            driver = await self._at(epoch, key)
+            driver = await self._at(epoch, key, timeout_s)
             left_s = until_s - asyncio.get_running_loop().time()
             if left_s <= 0:
                 detail = "its value kept changing"
@@ -103,12 +114,12 @@ class Shard:
 
     async def renew_turn(self, epoch: int, key: str, *, holder: str, lease_s: float, timeout_s: float) -> None:
         """Raises: LeaseLost."""
-        await self._at(epoch, key)
+        await self._at(epoch, key, timeout_s)
         self._flights.renew(key, holder, lease_s)
 
     async def give_up_turn(self, epoch: int, key: str, *, holder: str, timeout_s: float) -> None:
         """The holder will not store a value: the next may compute it."""
-        await self._at(epoch, key)
+        await self._at(epoch, key, timeout_s)
         self._flights.give_up(key, holder)
 
     async def put_computed(
@@ -123,7 +134,7 @@ class Shard:
         Raises:
             LeaseLost: it is not the holder's turn any more. Nothing is stored.
         """
-        driver = await self._at(epoch, key)
+        driver = await self._at(epoch, key, timeout_s)
         now_s = time.time()
         if ttl_s is not None and stale_s:
             head = with_fresh_until(head, now_s + ttl_s)
@@ -133,7 +144,8 @@ class Shard:
             with self._coder_of(driver).object_in_store(payload, refs):
                 await driver.put(key, head, memoryview(payload), expires_s=expires_s, timeout_s=timeout_s)
 
-        await self._once(request, lambda: self._flights.store(key, holder, Landed(head, payload), write))
+        with self._departures.writing(key):
+            await self._once(request, lambda: self._flights.store(key, holder, Landed(head, payload), write))
 
     def _may_serve(self, driver: ShardDriver, key: str, holder: str) -> bool:
         """Whether there is a value that is fresh, or stale while somebody else computes the next."""
@@ -152,14 +164,15 @@ class Shard:
     ) -> None:  # fmt: skip
         """Store a serialized value. ``payload`` is small ``bytes``, or a view of Ray's shared memory, whose reference
         is in ``refs`` if it is large."""
-        driver = await self._at(epoch, key)
+        driver = await self._at(epoch, key, timeout_s)
         expires_s = None if ttl_s is None else time.time() + ttl_s
 
         async def store() -> None:
             with self._flights.overridden(key), self._coder_of(driver).object_in_store(payload, refs):
                 await driver.put(key, head, memoryview(payload), expires_s=expires_s, timeout_s=timeout_s)
 
-        await self._once(request, store)
+        with self._departures.writing(key):
+            await self._once(request, store)
 
     async def get(self, epoch: int, key: str, *, raw: bool, timeout_s: float) -> Packed:
         """The value: it is unpickled into itself wherever the answer is used.
@@ -167,26 +180,31 @@ class Shard:
         Raises:
             KeyNotFound, ObjectLost: a miss.
         """
-        driver = await self._at(epoch, key)
+        driver = await self._at(epoch, key, timeout_s)
         facts, data = await driver.get(key, timeout_s=timeout_s)
         return Packed(facts.head, data, raw=raw)
 
     async def delete(self, epoch: int, key: str, *, request: str, timeout_s: float) -> bool:
-        driver = await self._at(epoch, key)
+        driver = await self._at(epoch, key, timeout_s, settles=False)
 
         async def erase() -> bool:
             with self._flights.overridden(key):
                 await self._flights.stop_stores(key)
-                return await driver.delete(key, timeout_s=timeout_s)
+                was_elsewhere = await self._arrivals.settle(key, timeout_s, is_wanted=False)
+                return await driver.delete(key, timeout_s=timeout_s) or was_elsewhere
 
-        return await self._once(request, erase)
+        with self._departures.writing(key):
+            return await self._once(request, erase)
 
     async def touch(self, epoch: int, key: str, *, ttl_s: float | None, timeout_s: float) -> bool:
-        driver = await self._at(epoch, key)
-        return await driver.touch(key, None if ttl_s is None else time.time() + ttl_s)
+        driver = await self._at(epoch, key, timeout_s)
+        with self._departures.writing(key):
+            return await driver.touch(key, None if ttl_s is None else time.time() + ttl_s)
 
     async def exists(self, epoch: int, key: str, *, timeout_s: float) -> bool:
-        driver = await self._at(epoch, key)
+        driver = await self._at(epoch, key, timeout_s, settles=False)
+        if await self._arrivals.offered(key, timeout_s) is not None:
+            return True
         return driver.state.table.lookup(key, time.time()) is not None
 
     async def ttl(self, epoch: int, key: str, *, timeout_s: float) -> float | None:
@@ -195,23 +213,96 @@ class Shard:
         Raises:
             KeyNotFound: there is none.
         """
-        driver = await self._at(epoch, key)
+        driver = await self._at(epoch, key, timeout_s, settles=False)
+        offer = await self._arrivals.offered(key, timeout_s)
         now_s = time.time()
-        record = driver.state.table.lookup(key, now_s)
-        if record is None:
+        found = offer if offer is not None else driver.state.table.lookup(key, now_s)
+        if found is None:
             raise KeyNotFound(key=key)
-        return None if record.expires_s is None else record.expires_s - now_s
+        return None if found.expires_s is None else found.expires_s - now_s
 
-    async def list(self, epoch: int, prefix: str, limit: int | None) -> list[tuple[str, int, float | None]]:
-        """(key, bytes, expiry) of my objects whose key begins with ``prefix``: the first ``limit`` by key."""
+    async def list(
+        self, epoch: int, prefix: str, limit: int | None
+    ) -> tuple[dict[str, float], list[tuple[str, int, float | None]]]:
+        """The shards by which I tell what is mine, and (key, bytes, expiry) of my objects whose key begins with
+        ``prefix``: the first ``limit`` by key."""
         driver = await self._ready()
-        now_s = time.time()
-        rows = [
+        await self._catch_up(epoch)
+        offers = await self._arrivals.all_offered(_LIST_TIMEOUT_S)
+        ring, now_s = self._membership.ring, time.time()
+        rows: builtins.list[tuple[str, int, float | None]] = [
+            (offer.key, offer.size_bytes, offer.expires_s) for offer in offers if offer.key.startswith(prefix)
+        ]
+        rows += [
             (record.facts.key, record.facts.size_bytes, record.expires_s)
             for record in driver.state.table
-            if record.facts.key.startswith(prefix) and not record.is_expired(now_s)
+            if record.facts.key.startswith(prefix) and not record.is_expired(now_s) and self._owns(record.facts.key)
         ]
-        return sorted(rows) if limit is None else heapq.nsmallest(limit, rows)
+        return ring.shards, sorted(rows) if limit is None else heapq.nsmallest(limit, rows)
+
+    # ------------------------------------------------------------ keys that move between shards
+
+    async def adopt(self, membership: Membership) -> None:
+        """Take note of a later membership: nodes join and leave, keys are others' or mine from now on."""
+        await self._driver()
+        self._take(membership)
+
+    async def offers(self, epoch: int, shard: str, *, timeout_s: float) -> builtins.list[Offer]:
+        """My objects that are ``shard``'s by the membership of ``epoch``. No write changes any of them any more.
+
+        Raises:
+            ShardRecovering: writes are still under way.
+        """
+        driver = await self._ready()
+        await self._catch_up(epoch)
+        ring = self._membership.ring
+        await self._departures.quiet(lambda key: ring.owner(key) != self._shard, timeout_s)
+        return [
+            Offer(record.facts.key, record.facts.size_bytes, record.expires_s)
+            for record in driver.state.table
+            if ring.owner(record.facts.key) == shard
+        ]
+
+    async def fetch_moved(self, epoch: int, key: str, *, timeout_s: float) -> tuple[str, Any, float | None]:
+        """(head, bytes, expiry) of an object that is another shard's now. Raises: KeyNotFound, ObjectLost."""
+        driver = await self._for_owner(epoch, key)
+        facts, data = await driver.get(key, timeout_s=timeout_s)
+        record = driver.state.table.find(key)
+        return facts.head, data, record.expires_s if record is not None else facts.expires_s or None
+
+    async def let_go(self, epoch: int, key: str, *, timeout_s: float) -> None:
+        """Delete an object that is another shard's now."""
+        driver = await self._for_owner(epoch, key)
+        await driver.delete(key, timeout_s=timeout_s)
+
+    async def _for_owner(self, epoch: int, key: str) -> ShardDriver:
+        """The driver, for a shard to which I have lost ``key``."""
+        driver = await self._ready()
+        await self._catch_up(epoch)
+        if self._owns(key):  # whoever asks has been asleep for long
+            raise StaleEpoch(seen=epoch, current=self._membership.epoch)
+        return driver
+
+    def _has(self, key: str) -> bool:
+        assert self._starting is not None
+        return self._starting.result().state.table.find(key) is not None
+
+    async def _store_arrived(self, key: str, head: str, data: Any, expires_s: float | None) -> None:
+        driver = await self._ready()
+        await driver.put(key, head, memoryview(data), expires_s=expires_s, timeout_s=_ARRIVAL_TIMEOUT_S)
+
+    async def progress(self) -> dict[str, Any]:
+        """How far I am with what the last membership asked of me."""
+        driver = await self._ready()
+        n_keys, n_bytes = self._arrivals.left()
+        return {
+            "epoch": self._membership.epoch,
+            "is_settled": self._arrivals.is_over,
+            "keys_left": n_keys,
+            "bytes_left": n_bytes,
+            "leaving": driver.state.draining.left(),
+            "trouble": self._arrivals.trouble,
+        }
 
     # ------------------------------------------------------------ the shard itself
 
@@ -237,6 +328,7 @@ class Shard:
     async def close(self) -> None:
         """Close connections and end what is going on. Calls after that fail."""
         self._flights.close()
+        self._arrivals.close()
         starting, self._starting = self._starting, None
         if starting is not None:
             await (await starting).close()
@@ -245,17 +337,44 @@ class Shard:
 
     # ------------------------------------------------------------ machinery
 
-    async def _at(self, epoch: int, key: str) -> ShardDriver:
-        """The running driver, for a caller who thinks that I own ``key`` in the membership of ``epoch``.
+    async def _at(self, epoch: int, key: str, timeout_s: float, *, settles: bool = True) -> ShardDriver:
+        """The running driver, for a caller who thinks that I own ``key`` in the membership of ``epoch``. Between my
+        last look at whose it is and the answer nothing else happens.
 
         Epochs rise when any shard is restarted, too: what matters is whose the key is.
+
+        Args:
+            settles: what a former owner of the key may still have of it is moved here first.
         """
         driver = await self._ready()
+        await self._catch_up(epoch)
+        while self._owns(key):
+            if not settles or not self._arrivals.awaits(key):
+                return driver
+            await self._arrivals.settle(key, timeout_s)
+        raise StaleEpoch(seen=epoch, current=self._membership.epoch)
+
+    def _owns(self, key: str) -> bool:
+        return self._membership.ring.owner(key) == self._shard
+
+    async def _catch_up(self, epoch: int) -> None:
+        """Know a membership at least as late as whoever calls."""
         if epoch > self._membership.epoch:
-            self._membership = await renewed(self._membership)
-        if self._membership.ring.owner(key) != self._shard:
-            raise StaleEpoch(seen=epoch, current=self._membership.epoch)
-        return driver
+            self._take(await renewed(self._membership))
+
+    def _take(self, membership: Membership) -> None:
+        if membership.epoch > self._membership.epoch:
+            self._membership = membership
+            self._follow_membership()
+
+    def _follow_membership(self) -> None:
+        """Have the pool and the keys be what the membership says."""
+        assert self._starting is not None
+        membership, driver = self._membership, self._starting.result()
+        if self._shard in membership.nodes:  # else I have been dismissed, and am about to be ended
+            wanted = [node for node in membership.nodes[self._shard] if node not in membership.leaving]
+            driver.change_pool(dict.fromkeys(wanted, self._config.pool.node_bytes))
+            self._arrivals.change(membership.ring, membership.former)
 
     async def _ready(self) -> ShardDriver:
         """The driver, if it knows what there is."""
@@ -293,6 +412,7 @@ class Shard:
             raise
         self._membership, self._epoch = enrolment.membership, enrolment.epoch
         self._coder, self._registry = coder, registry
+        asyncio.get_running_loop().call_soon(self._follow_membership)
         return driver
 
     def _deposed(self) -> None:

@@ -8,7 +8,7 @@ from infiniray.cluster import rayapi
 from infiniray.cluster.deadline import Deadline
 from infiniray.cluster.membership import Membership, shard_actor_name, supervisor_name
 
-__all__ = ["back_up", "cache_status", "shard_pid"]
+__all__ = ["back_up", "cache_status", "scale", "shard_pid"]
 
 
 def cache_status(name: str, *, timeout_s: float = 20.0) -> dict[str, Any]:
@@ -21,6 +21,30 @@ def cache_status(name: str, *, timeout_s: float = 20.0) -> dict[str, Any]:
     supervisor = rayapi.find_actor(supervisor_name(name))
     status: dict[str, Any] = rayapi.wait(supervisor.status.remote(), Deadline.after(timeout_s), "status", name)
     return status
+
+
+def scale(
+    name: str, *, shards: int | None = None, nodes: int | None = None, may_evict: bool = False, timeout_s: float = 30.0
+) -> dict[str, Any]:
+    """Begin to change how many shards and functions cache ``name`` has; "scaling" in its status says how far that is.
+
+    Args:
+        nodes: of all shards together; None: shards keep theirs, and each new one gets as many as the others have.
+        may_evict: the pool may become too small for what it holds: the least recently used goes.
+
+    Returns:
+        {"shards": [before, after], "nodes": [before, after]}
+
+    Raises:
+        ConfigError: there is no such cache.
+        PoolFull: what is stored would not fit.
+        ScalingUnderWay: wait for the last one.
+        CacheUnavailable: there is no such cache.
+    """
+    supervisor = rayapi.find_actor(supervisor_name(name))
+    answer = supervisor.scale.remote(shards=shards, nodes=nodes, may_evict=may_evict)
+    changes: dict[str, Any] = rayapi.wait(answer, Deadline.after(timeout_s), "scale", name)
+    return changes
 
 
 def shard_pid(name: str, shard: str, *, timeout_s: float = 20.0) -> int:

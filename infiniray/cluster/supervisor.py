@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cloudpickle
@@ -15,12 +15,16 @@ from infiniray.cluster import rayapi
 from infiniray.cluster.functions import FunctionPool
 from infiniray.cluster.health import HealthWatch
 from infiniray.cluster.membership import Membership, plan, shard_actor_name, supervisor_name
+from infiniray.cluster.registry import forget_shard
+from infiniray.cluster.scaler import Scaler
+from infiniray.cluster.scaling import ScalePlan
 from infiniray.cluster.shard import Shard
 from infiniray.cluster.slots import Slots
 from infiniray.cluster.state import ProcessMark
 from infiniray.config import Config
-from infiniray.errors import InfiniRayError, PlatformError
-from infiniray.faas.deploy.adopt import is_deployed_apart
+from infiniray.core.ids import NodeId
+from infiniray.errors import CacheUnavailable, InfiniRayError, PlatformError
+from infiniray.faas.deploy.adopt import is_deployed_apart, require_nodes
 from infiniray.faas.local.admin import PlatformAdmin
 
 __all__ = ["Supervisor", "totals"]
@@ -57,15 +61,19 @@ class Supervisor:
         self._slots = Slots(config.availability.backup_slots, _SLOT_EXPIRY_S)
         self._saved_key = f"{config.name}/membership"
         self._enrolling = asyncio.Lock()
+        self._plan: ScalePlan | None = None
         if rayapi.was_restarted():
-            self._membership, self._incarnations = self._saved()
+            self._membership, self._incarnations, self._plan = self._saved()
         else:
             rayapi.store_delete_all(f"{config.name}/")  # of a former cache of this name
             self._membership, self._incarnations = plan(config), {}
         self._health = HealthWatch(lambda: self._membership.actors)
+        self._scaler = Scaler(self, minimum_nodes=config.widest_scheme, node_bytes=config.pool.node_bytes)
         if owner is not None:
-            whom = (owner, config.name, (*self._membership.actors, supervisor_name(config.name)))
+            whom = (owner, config.name, lambda: self._membership.actors)
             threading.Thread(target=_end_with, args=whom, name="owner-watch", daemon=True).start()
+        if rayapi.was_restarted():
+            threading.Thread(target=_resume, args=(config.name,), name="resume", daemon=True).start()
 
     async def bring_up(self) -> Membership:
         """Make functions and shards exist. Doing it again changes nothing.
@@ -73,9 +81,7 @@ class Supervisor:
         Raises:
             PlatformError: the platform refused a function.
         """
-        functions = asyncio.to_thread(self._ensure_functions)
-        actors = [self._shard_actor(shard) for shard in self._membership.shards]
-        await asyncio.gather(functions, *(rayapi.awaited(actor.health.remote()) for actor in actors))
+        await asyncio.gather(self.ensure_functions(self._membership.all_nodes), self.ensure_shards())
         return self._membership
 
     async def membership(self) -> Membership:
@@ -96,7 +102,7 @@ class Supervisor:
                 epoch = self._membership.epoch + 1
                 known = (incarnation, epoch)
                 membership, incarnations = self._membership.raised(epoch), {**self._incarnations, shard: known}
-                await asyncio.to_thread(self._save, membership, incarnations)
+                await asyncio.to_thread(self._save, membership, incarnations, self._plan)
                 self._membership, self._incarnations = membership, incarnations
                 self._slots.release_all(shard)
             return self._membership, known[1]
@@ -108,16 +114,85 @@ class Supervisor:
     async def release_slot(self, shard: str, node: str) -> None:
         self._slots.release(shard, node)
 
-    def _save(self, membership: Membership, incarnations: Mapping[str, tuple[str, int]]) -> None:
-        rayapi.store_put(self._saved_key, cloudpickle.dumps((membership, dict(incarnations))))
+    def _save(
+        self, membership: Membership, incarnations: Mapping[str, tuple[str, int]], scaling: ScalePlan | None
+    ) -> None:
+        rayapi.store_put(self._saved_key, cloudpickle.dumps((membership, dict(incarnations), scaling)))
 
-    def _saved(self) -> tuple[Membership, dict[str, tuple[str, int]]]:
+    def _saved(self) -> tuple[Membership, dict[str, tuple[str, int]], ScalePlan | None]:
         """What my former process knew."""
         saved = rayapi.store_get(self._saved_key)
         if saved is None:
-            return plan(self._config), {}
-        membership, incarnations = cloudpickle.loads(saved)
-        return membership, incarnations
+            return plan(self._config), {}, None
+        membership, incarnations, scaling = cloudpickle.loads(saved)
+        return membership, incarnations, scaling
+
+    # ------------------------------------------------------------ scaling: what I do for my scaler
+
+    async def scale(self, *, shards: int | None, nodes: int | None, may_evict: bool) -> dict[str, Any]:
+        """Begin to change how many shards and nodes there are; :meth:`status` says how far that is.
+
+        Raises:
+            ConfigError: there is no such cache.
+            PoolFull: what is stored would not fit, and nothing may be evicted for it.
+            ScalingUnderWay: wait for the last one.
+        """
+        return await self._scaler.begin(shards=shards, nodes=nodes, may_evict=may_evict)
+
+    async def resume(self) -> None:
+        """Go on with a scaling that my former process had begun, if it had."""
+        self._scaler.resume()
+
+    @property
+    def members(self) -> Membership:
+        return self._membership
+
+    @property
+    def plan(self) -> ScalePlan | None:
+        return self._plan
+
+    async def publish(self, membership: Membership, plan: ScalePlan | None) -> None:
+        async with self._enrolling:
+            raised = membership.raised(self._membership.epoch + 1)
+            await asyncio.to_thread(self._save, raised, self._incarnations, plan)
+            self._membership, self._plan = raised, plan
+
+    async def ensure_functions(self, nodes: tuple[NodeId, ...]) -> None:
+        """Where they are deployed apart, they only have to be there."""
+        if not nodes:
+            return
+        if is_deployed_apart(self._config):
+            await asyncio.to_thread(require_nodes, self._config, nodes, self._endpoint_url)
+        else:
+            await asyncio.to_thread(self._functions(nodes).ensure)
+
+    async def delete_functions(self, nodes: tuple[NodeId, ...]) -> None:
+        if nodes and not is_deployed_apart(self._config):
+            await asyncio.to_thread(self._functions(nodes).delete)
+
+    async def ensure_shards(self) -> None:
+        actors = [self._shard_actor(shard) for shard in self._membership.shards]
+        await asyncio.gather(*(rayapi.awaited(actor.health.remote()) for actor in actors))
+
+    async def ask_all(self, method: str, *args: Any) -> dict[str, Any]:
+        async def ask(shard: str) -> Any:
+            actor = rayapi.find_actor(shard_actor_name(self._config.name, shard))
+            try:
+                return await _within(_STATS_TIMEOUT_S, getattr(actor, method).remote(*args))
+            except asyncio.TimeoutError:
+                raise CacheUnavailable(detail=f"{shard} does not answer") from None
+
+        shards = self._membership.shards
+        return dict(zip(shards, await asyncio.gather(*map(ask, shards)), strict=True))
+
+    async def dismiss(self, shard: str) -> None:
+        actor = self._find_shard(shard)
+        if actor is not None:
+            with contextlib.suppress(InfiniRayError, asyncio.TimeoutError):
+                await _within(_CLOSE_TIMEOUT_S, actor.close.remote())
+            rayapi.kill(actor)
+        self._incarnations.pop(shard, None)
+        await asyncio.to_thread(forget_shard, self._config.name, shard)
 
     async def health(self) -> dict[str, Any]:
         """{"shards": {name: what it says of itself, or why it cannot}}; "ok" if all do. A shard's "state" is up,
@@ -138,6 +213,7 @@ class Supervisor:
             "schemes": [rule.model_dump() for rule in self._config.redundancy],
             "memory_mb": self._config.pool.memory_mb,
             "backup_slots": {"taken": self._slots.n_taken, "of": self._config.availability.backup_slots},
+            "scaling": self._scaler.report(),
             **await self.health(),
         }
 
@@ -157,14 +233,15 @@ class Supervisor:
     async def shutdown(self, *, delete_functions: bool = True) -> None:
         """End shards and delete functions; only I stay, to be killed by who called."""
         self._health.stop()
+        self._scaler.stop()
         actors = [self._find_shard(shard) for shard in self._membership.shards]
         closings = (_within(_CLOSE_TIMEOUT_S, actor.close.remote()) for actor in actors if actor is not None)
         await asyncio.gather(*closings, return_exceptions=True)
         for actor in actors:
             if actor is not None:
                 rayapi.kill(actor)
-        if delete_functions and not is_deployed_apart(self._config):
-            await asyncio.to_thread(self._functions().delete)
+        if delete_functions:
+            await self.delete_functions(self._membership.all_nodes)
 
     # ------------------------------------------------------------ shards
 
@@ -205,15 +282,8 @@ class Supervisor:
 
     # ------------------------------------------------------------ functions
 
-    def _ensure_functions(self) -> None:
-        """Where they are deployed apart, they have been checked before I was made."""
-        if not is_deployed_apart(self._config):
-            self._functions().ensure()
-
-    def _functions(self) -> FunctionPool:
-        return FunctionPool(
-            self._config, self._membership.all_nodes, secret=self._secret, endpoint_url=self._endpoint_url
-        )
+    def _functions(self, nodes: tuple[NodeId, ...]) -> FunctionPool:
+        return FunctionPool(self._config, nodes, secret=self._secret, endpoint_url=self._endpoint_url)
 
     def _platform_stats(self) -> dict[str, Any] | None:
         """Of the embedded platform: its instances and its bill."""
@@ -242,16 +312,21 @@ def totals(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return summed
 
 
-def _end_with(owner: ProcessMark, cache: str, actors: tuple[str, ...]) -> None:
+def _resume(cache: str) -> None:
+    """Ray tells an actor in no other way than by a call that it runs again."""
+    with contextlib.suppress(InfiniRayError):
+        rayapi.find_actor(supervisor_name(cache)).resume.remote()
+
+
+def _end_with(owner: ProcessMark, cache: str, shards: Callable[[], tuple[str, ...]]) -> None:
     """Wait for a cache's owner to end, and end its actors, this one last."""
     while owner.is_alive():
         time.sleep(_OWNER_POLL_S)
-    *shards, supervisor = actors
-    for name in shards:
+    for name in shards():
         _kill(name)
     with contextlib.suppress(InfiniRayError):
         rayapi.store_delete_all(f"{cache}/")  # nobody writes any more
-    _kill(supervisor)
+    _kill(supervisor_name(cache))
 
 
 def _kill(actor: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from infiniray.core.copies import Copy
@@ -53,7 +53,9 @@ class Custody:
         self.garbage: dict[ChunkId, None] = {}
         #: every number whose change was made, or never will be
         self.seen = SeqSpans()
+        #: whose being on record is confirmed; None while another is being written down, for then it may be either
         self.registered: InstanceId | None = None
+        self._entering: InstanceId | None = None
         #: while the shard finds out what its nodes hold, nobody is told to drop anything
         self.is_paused = False
         self._aligned: Copy | None = None
@@ -122,8 +124,24 @@ class Custody:
         """Whether this copy is aligned, and the one on record."""
         return copy is not None and copy is self._aligned and copy.instance == self.registered
 
-    def take_over(self, copy: Copy) -> list[Retention]:
-        """Another copy is current from here on: what it has to be told, empty if it is aligned already."""
+    def enter(self, instance: InstanceId) -> bool:
+        """Have an instance on record from here on: whether that has to be written down, or has been, or is being."""
+        if instance == (self.registered if self._entering is None else self._entering):
+            return False
+        self._entering, self.registered = instance, None
+        return True
+
+    def entered(self, instance: InstanceId) -> None:
+        """It was written down. If another is to be by now, that comes after it."""
+        if instance == self._entering:
+            self._entering, self.registered = None, instance
+
+    def take_over(self, copy: Copy, new_number: Callable[[], int]) -> list[Retention]:
+        """Another copy is current from here on: what it has to be told, empty if it is aligned already.
+
+        That it was told has a number of its own, as every change has. Without it, a copy that was not told could not
+        be distinguished from this one, for having seen the same.
+        """
         if copy is self._aligned or self.is_paused:
             return []
         if self.needs_nothing(copy):
@@ -131,19 +149,22 @@ class Custody:
             return []
         self._aligned = None
         self._told = dict(self.garbage)
-        return self.retentions(copy)
+        return self.retentions(copy, number=new_number())
 
     def seen_by(self, copy: Copy) -> SeqSpans:
         """Every number, but those of chunks that the copy is to hold and does not have."""
         return self.seen.without([seq for part in self._between(copy.spans) for seq in self._seqs[part]])
 
-    def retentions(self, copy: Copy) -> list[Retention]:
-        """What makes a copy forget all that it should not have, and know that it has seen the rest.
+    def retentions(self, copy: Copy, number: int | None = None) -> list[Retention]:
+        """What makes a copy forget all that it should not have, and know that it has seen the rest, and ``number``.
 
         Only for a copy on which no STORE is open: one whose answer is on its way would be forgotten, too.
         """
         keep = self._seqs
-        seen = tuple(self.seen_by(copy))
+        seen_by = self.seen_by(copy)
+        if number is not None:
+            seen_by.add(number)
+        seen = tuple(seen_by)
         batches = [tuple(keep[i : i + RETAIN_BATCH]) for i in range(0, len(keep), RETAIN_BATCH)] or [()]
         starts = [1, *(batch[0] for batch in batches[1:])]
         stops = [*(start - 1 for start in starts[1:]), max(self.seen.last, copy.spans.last, 1)]

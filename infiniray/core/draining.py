@@ -26,7 +26,11 @@ LOOK_S = 0.5
 
 class Draining:
     """I have the pool be what it is to be. A node that is not wanted any more takes no new chunks; what it holds is
-    moved to others; when nothing refers to it, it is let go."""
+    moved to others; when nothing refers to it, it is let go.
+
+    Before that it is struck off the record. What it may still hold of objects that have moved must not be found by the
+    shard's next incarnation, for nobody waits for its deletion any more.
+    """
 
     def __init__(self, shard: ShardState) -> None:
         self._shard = shard
@@ -34,6 +38,7 @@ class Draining:
         self._wanted: Mapping[NodeId, int] | None = None  # told while the shard was recovering
         self._n_running = 0
         self._is_looking = False
+        self._struck: set[NodeId] = set()  # nodes that are being struck off the record, or have been
 
     def change(self, wanted: Mapping[NodeId, int]) -> None:
         """From now on these nodes are the pool, of so many bytes each. Those that are not among them are drained."""
@@ -45,6 +50,9 @@ class Draining:
                 self._shard.join(Node(name, capacity_bytes, self._context))
         for name, node in self._shard.nodes.items():
             node.is_draining = name not in wanted
+            if not node.is_draining and name in self._struck:
+                self._struck.discard(name)
+                node.resume_custody()
         self._look()
 
     def resume(self) -> None:
@@ -69,7 +77,7 @@ class Draining:
         self._is_looking = False
         for node in self._draining():
             if self._is_done_with(node):
-                self._let_go(node)
+                self._dismiss(node)
         self._look()
 
     def _draining(self) -> list[Node]:
@@ -109,6 +117,12 @@ class Draining:
         is_used = node.used_bytes or node.in_flight_bytes or node.custody.holdings or node.n_unsettled
         return not is_used and not self._shard.backups.is_expected(node)
 
-    def _let_go(self, node: Node) -> None:
-        self._shard.leave(node)
-        self._context.out.append(RegisterCopy(node=node.id, instance=NOBODY))
+    def _dismiss(self, node: Node) -> None:
+        if node.id not in self._struck:
+            self._struck.add(node.id)
+            node.custody.is_paused = True  # no copy of it is put on record any more
+            node.custody.enter(NOBODY)
+            self._context.out.append(RegisterCopy(node=node.id, instance=NOBODY))
+        elif node.custody.registered == NOBODY:
+            self._struck.discard(node.id)
+            self._shard.leave(node)

@@ -259,7 +259,7 @@ class Node:
 
     def on_registered(self, instance: InstanceId) -> None:
         """It is on record which instance has the current copy."""
-        self.custody.registered = instance
+        self.custody.entered(instance)
         self._context.has_progressed = True
 
     # ------------------------------------------------------------ copies
@@ -297,7 +297,7 @@ class Node:
 
     def _align(self, link: Link) -> None:
         """Tell a copy that takes over what it has missed, and have it put on record."""
-        self.outbox.tell(link, self.custody.take_over(link.copy))
+        self.outbox.tell(link, self.custody.take_over(link.copy, self.outbox.new_number))
         self._register(link.copy)
 
     def _on_retained(self, request: Request, link: Link | None, outcome: Outcome) -> None:
@@ -313,7 +313,7 @@ class Node:
             self.backup.on_retained(link)
 
     def _register(self, copy: Copy) -> None:
-        if self.custody.is_aligned(copy) and self.custody.registered != copy.instance and not self.custody.is_paused:
+        if self.custody.is_aligned(copy) and not self.custody.is_paused and self.custody.enter(copy.instance):
             self._context.out.append(RegisterCopy(node=self.id, instance=copy.instance))
 
     def _on_deleted(self, request: Request, link: Link | None, outcome: Outcome) -> None:

@@ -169,7 +169,7 @@ class Outbox:
         for start in range(0, len(garbage), DELETE_BATCH):
             request = Request(
                 id=self._context.new_request_id(), kind=RequestKind.DELETE, node=self._node,
-                chunk_ids=tuple(garbage[start : start + DELETE_BATCH]), seq=self._take_seq(),
+                chunk_ids=tuple(garbage[start : start + DELETE_BATCH]), seq=self.new_number(),
             )  # fmt: skip
             self._mark_sent(link, request)
             delete = DeleteChunks(link=link.id, request=request.id, seq=request.seq, chunk_ids=request.chunk_ids)
@@ -191,7 +191,7 @@ class Outbox:
 
     def _send_store(self, link: Link, request: Request) -> None:
         assert request.facts is not None
-        request.seq = self._take_seq()
+        request.seq = self.new_number()
         self._mark_sent(link, request)
         self._context.out.append(
             StoreChunk(
@@ -221,7 +221,7 @@ class Outbox:
         if link is not None:
             link.spans.add(request.seq)
 
-    def _take_seq(self) -> int:
+    def new_number(self) -> int:
         """The next number, beginning above whatever an earlier incarnation of the shard can have given: a stale
         instance must not seem to have what it never got."""
         first = 0 if self._has_numbered else self._context.new_stamp()

@@ -216,6 +216,7 @@ class Recovery:
         for found in versions.values():
             self._take_in(found)
         for name in self._unregistered:
+            self._shard.nodes[name].custody.enter(NOBODY)
             self._context.out.append(RegisterCopy(node=name, instance=NOBODY))
         self._finish_if_recorded()
 

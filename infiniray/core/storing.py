@@ -100,6 +100,10 @@ class Storing(Operation):
             node.in_flight_bytes -= self._footprint(index)
         self._homes.clear()
 
+    def reserved(self) -> list[tuple[NodeId, int]]:
+        """Memory that is set aside on nodes for chunks on their way."""
+        return [(node.id, self._footprint(index)) for index, node in self._homes.items()]
+
     def on_end(self, error: InfiniRayError | None) -> None:
         for index in list(self._homes):
             self._leave(index)

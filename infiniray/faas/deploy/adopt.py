@@ -11,7 +11,7 @@ from infiniray.faas.deploy.functions import read_functions
 from infiniray.faas.deploy.resources import SECRET, FunctionState
 from infiniray.faas.deploy.scope import node_names
 
-__all__ = ["deployed_secret", "is_deployed_apart", "require_deployed"]
+__all__ = ["deployed_secret", "is_deployed_apart", "require_deployed", "require_nodes"]
 
 _SHOWN = 3
 
@@ -45,7 +45,24 @@ def require_deployed(config: Config, states: Mapping[str, FunctionState]) -> Non
     Raises:
         NotDeployed: functions are missing, half made, not the cache's own, or not as configured.
     """
-    troubles = list(_troubles(config, node_names(config), states))
+    _require(config, node_names(config), states)
+
+
+def require_nodes(config: Config, nodes: tuple[str, ...], endpoint_url: str | None) -> None:
+    """Make sure that functions which a cache is to use from now on have been deployed, like those it uses already.
+
+    Raises:
+        NotDeployed: they are missing, half made, not the cache's own, or not as configured.
+        DeployError: the platform refused, or cannot be reached.
+    """
+    first = node_names(config)[0]
+    names = (first, *(node for node in nodes if node != first))
+    states = read_functions(control_client(endpoint_url, config.platform.region), scope_of(config), names)
+    _require(config, names, states)
+
+
+def _require(config: Config, names: tuple[str, ...], states: Mapping[str, FunctionState]) -> None:
+    troubles = list(_troubles(config, names, states))
     if troubles:
         more = f" and {len(troubles) - _SHOWN} more" if len(troubles) > _SHOWN else ""
         raise NotDeployed(

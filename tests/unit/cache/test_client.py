@@ -380,7 +380,7 @@ def test_an_error_among_many_is_raised_after_the_others_have_ended(make: Any) ->
 def test_listing_asks_every_shard_and_sorts(make: Any) -> None:
     def answer(actor: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert args[1:] == ("a", 3)
-        return [(f"a{i}-{actor[-1]}", 10, None) for i in range(3)]
+        return world.membership.ring.shards, [(f"a{i}-{actor[-1]}", 10, None) for i in range(3)]
 
     client, world = make(answer)
     entries = world.run(client.entries("a", 3, 5))

@@ -165,7 +165,7 @@ async def waiting(shard: Shard, *holders: str, **options: float) -> list[asyncio
 
 
 async def computing(shard: Shard) -> dict[str, int]:
-    await shard._at(1, "k")
+    await shard._at(1, "k", 5.0)
     return shard._flights.stats()
 
 

@@ -1,0 +1,229 @@
+"""Scaling a running cache, step by step; each membership is written down before anybody acts on it.
+
+1. *Prepare*: new functions and shards are there, and own nothing. If the platform refuses, all is as before.
+2. *Switch*: the ring is the new one. Shards that lose keys refuse them, those that gain them fetch what is left
+   (:mod:`~infiniray.cluster.arrivals`); nodes that leave are drained (:mod:`infiniray.core.draining`).
+3. *Settle*: when all keys have moved, shards without keys end; nodes that are empty leave; their functions are deleted.
+
+What is to be done next follows from what is written down alone, so a supervisor that was restarted goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from infiniray.cluster.membership import Membership
+from infiniray.cluster.scaling import ScalePlan, plan_scale
+from infiniray.core.ids import NodeId
+from infiniray.errors import InfiniRayError, PlatformError, PoolFull, ScalingUnderWay
+
+__all__ = ["Crew", "Scaler"]
+
+_POLL_S = 0.2
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+#: Nodes are filled up to this share by what others hand on: evictions begin only when chunks do not fit exactly.
+_FILL = 0.95
+
+
+class Crew(Protocol):
+    """What a supervisor can do for its scaler."""
+
+    @property
+    def members(self) -> Membership: ...
+
+    @property
+    def plan(self) -> ScalePlan | None:
+        """What is being prepared; None once it is switched to."""
+
+    async def publish(self, membership: Membership, plan: ScalePlan | None) -> None:
+        """Write a membership down under the next epoch, and have it be the current one."""
+
+    async def ensure_functions(self, nodes: tuple[NodeId, ...]) -> None:
+        """Raises: PlatformError."""
+
+    async def delete_functions(self, nodes: tuple[NodeId, ...]) -> None: ...
+
+    async def ensure_shards(self) -> None:
+        """Every shard of the membership has an actor, which answers."""
+
+    async def ask_all(self, method: str, *args: Any) -> dict[str, Any]:
+        """{shard: its answer}. Raises: InfiniRayError: one did not answer."""
+
+    async def dismiss(self, shard: str) -> None:
+        """End an actor, and forget what it had on record."""
+
+
+class Scaler:
+    """I bring the cache to the membership that was asked for, one scaling at a time."""
+
+    def __init__(self, crew: Crew, *, minimum_nodes: int, node_bytes: int) -> None:
+        self._crew = crew
+        self._minimum_nodes = minimum_nodes
+        self._node_bytes = node_bytes
+        self._work: asyncio.Task[None] | None = None
+        self._stage = ""
+        self._trouble = ""
+        self._progress: dict[str, Any] = {}
+
+    # ------------------------------------------------------------ what the supervisor calls
+
+    async def begin(self, *, shards: int | None, nodes: int | None, may_evict: bool) -> dict[str, Any]:
+        """Check and write down what is to be; the rest goes on by itself. What changes, as JSON-able values.
+
+        Raises:
+            ConfigError: there is no such cache.
+            PoolFull: what is stored would not fit, and nothing may be evicted.
+            ScalingUnderWay: wait for the last one.
+        """
+        before = self._crew.members
+        if self._work is not None:
+            raise ScalingUnderWay(cache=before.name, stage=self._stage)
+        plan = plan_scale(before, shards=shards, nodes=nodes, minimum=self._minimum_nodes)
+        after = plan.switched(plan.prepared(before))
+        summary = {
+            "shards": [len(before.ring.shards), len(after.ring.shards)],
+            "nodes": [len(before.all_nodes), sum(map(len, plan.prepared(before).nodes.values())) - sum(
+                map(len, plan.leaving.values()))],
+        }  # fmt: skip
+        if plan.is_nothing:
+            return summary
+        self._stage, self._trouble, self._progress = "checking", "", {}
+        self._work = asyncio.ensure_future(self._check_and_publish(plan, may_evict=may_evict))
+        try:
+            await self._work
+        except BaseException:
+            self._work = None
+            raise
+        self._work = asyncio.ensure_future(self._run())
+        return summary
+
+    def resume(self) -> None:
+        """Go on with what a former process of the supervisor had begun, if it had."""
+        if self._work is None and self._is_unfinished():
+            self._work = asyncio.ensure_future(self._run())
+
+    def stop(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+
+    def report(self) -> dict[str, Any] | None:
+        """How far a scaling is; None if there is none, but for the trouble that ended the last one."""
+        if self._work is None:
+            return {"is_running": False, "trouble": self._trouble} if self._trouble else None
+        return {"is_running": True, "stage": self._stage, "trouble": self._trouble, **self._progress}
+
+    # ------------------------------------------------------------ before
+
+    async def _check_and_publish(self, plan: ScalePlan, *, may_evict: bool) -> None:
+        if not may_evict:
+            self._check_room(plan, await self._crew.ask_all("stats"))
+        await self._crew.publish(plan.prepared(self._crew.members), plan)
+
+    def _check_room(self, plan: ScalePlan, stats: Mapping[str, Mapping[str, Any]]) -> None:
+        """Whether what the pool stores fits into what is left of it, shard by shard."""
+        members = self._crew.members
+        handed_on = sum(row["stored_bytes"] for shard, row in stats.items() if shard not in plan.shards)
+        for shard in set(plan.shards) & set(stats):
+            n_nodes = len(members.nodes[shard]) + len(plan.joining.get(shard, ())) - len(plan.leaving.get(shard, ()))
+            need_bytes = stats[shard]["stored_bytes"] + handed_on // len(plan.shards)
+            room_bytes = round(_FILL * n_nodes * self._node_bytes)
+            if need_bytes > room_bytes and (plan.leaving or handed_on):
+                raise PoolFull(need_bytes=need_bytes, free_bytes=room_bytes)
+
+    # ------------------------------------------------------------ the work
+
+    def _is_unfinished(self) -> bool:
+        members = self._crew.members
+        is_settled = members.former is None and not members.leaving and set(members.nodes) == set(members.ring.shards)
+        return self._crew.plan is not None or not is_settled
+
+    async def _run(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        try:
+            while self._is_unfinished():
+                try:
+                    await self._step()
+                    pause_s = _FIRST_PAUSE_S
+                except InfiniRayError as error:
+                    self._trouble = str(error)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        finally:
+            self._work = None
+
+    async def _step(self) -> None:
+        plan, crew = self._crew.plan, self._crew
+        if plan is not None:
+            await self._prepare(plan)
+            return
+        await self._tell("telling shards", crew.ensure_shards())
+        await self._tell("telling shards", crew.ask_all("adopt", crew.members))
+        answers = await crew.ask_all("progress")
+        self._note(answers)
+        if any(answer["epoch"] < crew.members.epoch for answer in answers.values()):
+            return  # one was restarted just now
+        if crew.members.former is not None:
+            self._stage = "moving keys"
+            if all(answer["is_settled"] for answer in answers.values()):
+                await crew.publish(replace(crew.members, former=None), None)
+                return
+        elif gone := set(crew.members.nodes) - set(crew.members.ring.shards):
+            await self._dismiss(sorted(gone))
+            return
+        else:
+            self._stage = "emptying functions"
+        left = {NodeId(node) for answer in answers.values() for node in answer["leaving"]}
+        empty = tuple(sorted(crew.members.leaving - left))
+        if empty:
+            await self._let_go(empty)
+        else:
+            await asyncio.sleep(_POLL_S)
+
+    async def _prepare(self, plan: ScalePlan) -> None:
+        crew = self._crew
+        new = tuple(node for nodes in plan.joining.values() for node in nodes)
+        try:
+            await self._tell("making functions", crew.ensure_functions(new))
+        except PlatformError as error:
+            self._trouble = str(error)
+            await crew.publish(plan.undone(crew.members), None)
+            await crew.delete_functions(new)
+            return
+        await self._tell("starting shards", crew.ensure_shards())
+        await self._tell("starting shards", crew.ask_all("adopt", crew.members))
+        await crew.publish(plan.switched(crew.members), None)
+
+    async def _dismiss(self, shards: list[str]) -> None:
+        """Shards that own nothing any more."""
+        self._stage = "ending shards"
+        before = self._crew.members
+        await self._crew.publish(
+            replace(before, nodes={shard: nodes for shard, nodes in before.nodes.items() if shard not in shards}), None
+        )
+        for shard in shards:
+            await self._crew.dismiss(shard)
+        await self._crew.delete_functions(tuple(node for shard in shards for node in before.nodes[shard]))
+
+    async def _let_go(self, empty: tuple[NodeId, ...]) -> None:
+        """Nodes that hold nothing any more."""
+        before = self._crew.members
+        nodes = {shard: tuple(n for n in nodes if n not in empty) for shard, nodes in before.nodes.items()}
+        await self._crew.publish(replace(before, nodes=nodes, leaving=before.leaving.difference(empty)), None)
+        await self._crew.delete_functions(empty)
+
+    async def _tell(self, stage: str, work: Awaitable[Any]) -> None:
+        self._stage = stage
+        await work
+
+    def _note(self, answers: Mapping[str, Mapping[str, Any]]) -> None:
+        self._progress = {
+            "keys_left": sum(answer["keys_left"] for answer in answers.values()),
+            "bytes_left": sum(answer["bytes_left"] for answer in answers.values()),
+            "nodes_left": sum(len(answer["leaving"]) for answer in answers.values()),
+            "node_bytes_left": sum(sum(answer["leaving"].values()) for answer in answers.values()),
+        }
+        self._trouble = next((answer["trouble"] for answer in answers.values() if answer["trouble"]), "")
