@@ -35,23 +35,21 @@ class RayNeighbours:
         self._membership = membership
 
     async def offers(self, shard: str) -> list[Offer]:
-        rows = await self._call(shard, _OFFERS_TIMEOUT_S, lambda actor, epoch: actor.offers.remote(
-            epoch, self._shard, timeout_s=_OFFERS_TIMEOUT_S))  # fmt: skip
+        rows = await self._call(shard, "offers", self._shard, timeout_s=_OFFERS_TIMEOUT_S)
         return [Offer(*row) for row in rows]
 
     async def fetch(self, shard: str, key: str) -> tuple[str, Any, float | None]:
-        head, data, expires_s = await self._call(shard, _OBJECT_TIMEOUT_S, lambda actor, epoch: actor.fetch_moved.remote(
-            epoch, key, timeout_s=_OBJECT_TIMEOUT_S))  # fmt: skip
+        head, data, expires_s = await self._call(shard, "fetch_moved", key, timeout_s=_OBJECT_TIMEOUT_S)
         return head, data, expires_s
 
     async def let_go(self, shard: str, key: str) -> None:
-        await self._call(shard, _OBJECT_TIMEOUT_S, lambda actor, epoch: actor.let_go.remote(
-            epoch, key, timeout_s=_OBJECT_TIMEOUT_S))  # fmt: skip
+        await self._call(shard, "let_go", key, timeout_s=_OBJECT_TIMEOUT_S)
 
-    async def _call(self, shard: str, timeout_s: float, submit: Callable[[rayapi.Actor, int], rayapi.Ref]) -> Any:
+    async def _call(self, shard: str, method: str, what: str, *, timeout_s: float) -> Any:
         membership = self._membership()
         actor = rayapi.find_actor(shard_actor_name(membership.name, shard))
-        return await _in_time(rayapi.awaited(submit(actor, membership.epoch)), timeout_s + _GRACE_S, shard)
+        answer = getattr(actor, method).remote(membership.epoch, what, timeout_s=timeout_s)
+        return await _in_time(rayapi.awaited(answer), timeout_s + _GRACE_S, shard)
 
 
 async def _in_time(answer: Awaitable[T], timeout_s: float, whose: str) -> T:
