@@ -12,6 +12,7 @@ import click
 
 from infiniray.cli.output import json_option, name_option, print_json, reports_errors, results, says
 from infiniray.cli.reach import connected
+from infiniray.cli.scale import scaling_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -184,6 +185,7 @@ def _report(cache: Cache) -> dict[str, Any]:
         **{number: stats.get(number, 0) for number in numbers},
         "backups": _backups(stats, per_shard),
         "backup_slots": members["backup_slots"],
+        "scaling": members["scaling"],
     }
 
 
@@ -231,6 +233,8 @@ def _table(report: dict[str, Any]) -> Table:
     table.add_row("reads", f"{report['gets']:,}, hits {report['hits']:,}, resets {report['resets']:,}")
     table.add_row("endangered", f"{report['endangered']:,} objects have lost chunks, {report['repairs']:,} repaired")
     table.add_row("backups", _backups_line(report["backups"], report["backup_slots"]))
+    if report["scaling"]:
+        table.add_row("scaling", scaling_line(report["scaling"]))
     if report["platform_error"]:
         table.add_row("platform", report["platform_error"])
     for shard in report["shards"]:

@@ -13,7 +13,7 @@ from infiniray.cli.reach import connected
 if TYPE_CHECKING:
     from infiniray.cache import Cache
 
-__all__ = ["scale"]
+__all__ = ["scale", "scaling_line"]
 
 _POLL_S = 0.3
 
@@ -61,18 +61,21 @@ def _wait(cache: Cache, timeout_s: float) -> float:
     began_s = time.monotonic()
     with says().status("beginning") as spinner:
         while (state := cache.status()["scaling"]) is not None and state["is_running"]:
-            spinner.update(_line(state))
+            spinner.update(scaling_line(state))
             if time.monotonic() - began_s > timeout_s:
-                fail(f"not over after {timeout_s:g} s, and goes on: {_line(state)}")
+                fail(f"not over after {timeout_s:g} s, and goes on: {scaling_line(state)}")
             time.sleep(_POLL_S)
     if state is not None:
         fail(f"it could not be done, and all is as before: {state['trouble']}")
     return round(time.monotonic() - began_s, 1)
 
 
-def _line(state: dict[str, Any]) -> str:
+def scaling_line(state: dict[str, Any]) -> str:
+    """How far a scaling is, or why the last one was given up."""
     from infiniray.units import format_bytes
 
+    if not state["is_running"]:
+        return f"given up, all is as before: {state['trouble']}"
     parts = [state["stage"]]
     if state.get("keys_left"):
         parts.append(f"{state['keys_left']:,} objects ({format_bytes(state['bytes_left'])}) to move")

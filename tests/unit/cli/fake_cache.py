@@ -59,6 +59,7 @@ class FakeCache:
                 else {"state": "down", "error": "no such actor"},
             },
             "backup_slots": {"taken": 1, "of": 8},
+            "scaling": None,
         }
 
     def stats(self) -> dict[str, Any]:
