@@ -51,6 +51,7 @@ __all__ = [
     "ValueTooLarge",
     "WriteFailed",
     "WriteLost",
+    "WriteUncertain",
     "WritesUnflushed",
     "WrongAccount",
     "WrongRegion",
@@ -198,6 +199,17 @@ class WriteFailed(InfiniRayError, OSError):
     stored: int
     need: int
     detail: str
+
+
+class WriteUncertain(InfiniRayError, ConnectionError):
+    """The shard that stored a value died before it answered, and the key does not hold that value now. Nothing was
+    written again, since that could undo what somebody else has written in between. Field: ``key``."""
+
+    template = (
+        "the shard died while it stored {key!r}: whether the value was there for a while is unknown; put it again"
+    )
+    retryable = True
+    key: str
 
 
 class Overloaded(InfiniRayError):

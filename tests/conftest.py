@@ -27,10 +27,17 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings() -> Iterator[None]:
+    """Tests, and what fixtures start for several of them, do not see the settings in the user's environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("INFINIRAY_")]:
+            patch.delenv(name)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests see neither the user's running caches nor the settings in their environment."""
-    for name in [name for name in os.environ if name.startswith("INFINIRAY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    """Tests do not see the user's running caches."""
     monkeypatch.setenv("INFINIRAY_STATE_DIR", str(tmp_path / "infiniray-state"))

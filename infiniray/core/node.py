@@ -159,7 +159,7 @@ class Node:
 
     def hurry(self) -> None:
         """Somebody waits until what is to be deleted here is deleted."""
-        if not self._is_hurried:
+        if not self._is_hurried and self._has_to_hear():
             self._is_hurried = True
             self._stimulate(Stimulus.REQUEST)
 
@@ -486,7 +486,13 @@ class Node:
             self._context.set_timer(("retry", self.id), max(pause_s, self._retry_after_s))
 
     def _is_wanted(self) -> bool:
+        self._is_hurried = self._is_hurried and self._has_to_hear()
         return self.n_unsettled > 0 or self._is_hurried or (self.backup is not None and self.backup.source is None)
+
+    def _has_to_hear(self) -> bool:
+        """Whether a session would bring what is to be deleted nearer to being gone."""
+        is_unaligned = self.copy is None or not self.custody.is_aligned(self.copy)
+        return bool(self.custody.garbage) or (is_unaligned and not self.custody.is_paused)
 
     def _suspect(self) -> None:
         self.suspect_until_s = self._context.now_s + SUSPECT_S

@@ -171,7 +171,12 @@ class Storing(Operation):
             self._leave(index)
         for index in gone:
             self._rehome(index)
-        if not gone and all(self.shard.nodes[place.node].is_registered for place in self.stored.values()):
+        if gone:
+            return
+        unregistered = [node for node in self._homes.values() if not node.is_registered]
+        for node in unregistered:
+            node.hurry()  # a copy took over that has not spoken yet
+        if not unregistered:
             self.commit()
 
     def _pool_full(self) -> PoolFull:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,18 +12,22 @@ from typing import Any
 from infiniray.codec.schemes import SchemeKind
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
-from infiniray.core.ids import LinkId, NodeId, OpId, RequestId, Timer
+from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, Timer
 from infiniray.core.shard import ShardState
 from infiniray.errors import InfiniRayError
 from infiniray.sim.clock import VirtualClock
 from infiniray.sim.platform import Instance, PlatformModel, SimPlatform, Token
 from infiniray.sim.registry import SimRegistry
+from infiniray.sim.supervisor import SimSupervisor
 from infiniray.wire.describe import ChunkId, ChunkInfo
 
 __all__ = ["Ending", "SimDriver", "Violation"]
 
 #: From a shard's learning that it is deposed to its end.
 EXIT_S = 0.05
+#: As runtime/coordination.py: no answer within this time is a no.
+SLOT_TIMEOUT_S = 2.0
+REGISTRY_PAUSE_S = 0.05
 START_S = 1_600_000_000.0  # expiry is Unix time; any will do
 
 
@@ -90,10 +94,12 @@ class SimDriver:
             limits_bytes = {node.id: node.capacity_bytes for node in state.nodes.values()}
             self.platform = SimPlatform(self.clock, model or PlatformModel(), limits_bytes)
             self.registry = SimRegistry()
+            self.supervisor = SimSupervisor(self.epoch)
             self.log: deque[tuple[float, Any]] | None = deque(maxlen=log_limit) if keeps_log else None
             self._op_ids = itertools.count(1)
         else:
             self.clock, self.platform, self.registry = before.clock, before.platform, before.registry
+            self.supervisor = before.supervisor
             self.log, self._op_ids = before.log, before._op_ids
         #: of operations that ended and that nobody has asked for since
         self.endings: dict[OpId, Ending] = {}
@@ -104,7 +110,12 @@ class SimDriver:
         self.slots_denied = 0
         #: called when the shard has its table back
         self.on_recovered: Callable[[], None] | None = None
-        self.n_slots_out = 0
+        #: nodes that have a slot for a backup
+        self.slots: set[NodeId] = set()
+        #: invocations that were asked for, by reason
+        self.n_invoked: Counter[str] = Counter()
+        self._unregistered: dict[NodeId, InstanceId] = {}
+        self._is_registering = False
         self._links: set[LinkId] = set()  # as far as the shard knows
         self._operations: dict[OpId, _Operation] = {}
         self._running: set[OpId] = set()
@@ -114,7 +125,7 @@ class SimDriver:
         self._events: deque[ev.Event] = deque()
         self._is_feeding = False
         self._execute: dict[type, Callable[[Any], None]] = {
-            cmd.Invoke: lambda c: self.platform.invoke(c.node, c.session, c.reason, self),
+            cmd.Invoke: self._invoke,
             cmd.Ping: self._ping,
             cmd.Hold: self._hold,
             cmd.StoreChunk: self._store,
@@ -288,6 +299,10 @@ class SimDriver:
         self._timers.pop(command.timer, None)
 
     # ------------------------------------------------------------ nodes
+
+    def _invoke(self, command: cmd.Invoke) -> None:
+        self.n_invoked[command.reason] += 1
+        self.platform.invoke(command.node, command.session, command.reason, self)
 
     def _check_link(
         self,
@@ -466,27 +481,50 @@ class SimDriver:
     # ------------------------------------------------------------ the rest of the cache
 
     def _register(self, command: cmd.RegisterCopy) -> None:
-        def write() -> None:
+        """As runtime/coordination.py: one call at a time, with the newest instance of each node; again if it fails."""
+        self._unregistered[command.node] = command.instance
+        if not self._is_registering:
+            self._is_registering = True
+            self._register_all()
+
+    def _register_all(self) -> None:
+        covered, self._unregistered = self._unregistered, {}
+
+        def end() -> None:
             if self.is_dead:
                 return
-            if self.registry.register(self.epoch, command.node, command.instance):
-                self.feed(ev.CopyRegistered(node=command.node, instance=command.instance))
-            else:
-                self.feed(ev.Deposed())
+            if self.registry.is_away:
+                self._unregistered = {**covered, **self._unregistered}
+                self.clock.after(REGISTRY_PAUSE_S, self._register_all)
+                return
+            for node, instance in covered.items():
+                if not self.registry.register(self.epoch, node, instance):
+                    self.feed(ev.Deposed())
+                    return
+                self.feed(ev.CopyRegistered(node=node, instance=instance))
+            self._is_registering = bool(self._unregistered)
+            if self._unregistered:
+                self._register_all()
 
-        self.clock.after(self.platform.model.registry_s, write)
+        self.clock.after(self.platform.model.registry_s, end)
 
     def _acquire_slot(self, command: cmd.AcquireSlot) -> None:
-        granted = self.slots_denied == 0
-        self.slots_denied -= not granted
-        self.n_slots_out += granted
-        answer = ev.SlotAnswered(node=command.node, granted=granted)
-        self.clock.after(self.platform.model.network_s, lambda: self.feed(answer))
+        node, supervisor = command.node, self.supervisor
+        granted = self.slots_denied == 0 and supervisor.acquire_slot(node)
+        self.slots_denied -= self.slots_denied > 0
+
+        def answer() -> None:
+            if granted:
+                self.slots.add(node)
+            self.feed(ev.SlotAnswered(node=node, granted=granted))
+
+        self.clock.after(SLOT_TIMEOUT_S if supervisor.is_away else self.platform.model.network_s, answer)
 
     def _release_slot(self, command: cmd.ReleaseSlot) -> None:
-        self.n_slots_out -= 1
-        if self.n_slots_out < 0:
-            raise Violation(f"a slot was given back twice: {command}")
+        if command.node not in self.slots:
+            raise Violation(f"a slot was given back that nobody had: {command}")
+        self.slots.discard(command.node)
+        self.supervisor.release_slot(command.node)
 
     # ------------------------------------------------------------ codec and clients
 

@@ -119,6 +119,9 @@ class SimPlatform:
         self.instances: dict[NodeId, list[Instance]] = {}
         self.n_started = 0
         self.throttle_next = 0
+        #: most invocations of one node within a second
+        self.n_invoked_most = 0
+        self._n_invoked: dict[NodeId, tuple[int, int]] = {}  # in which second, how often
         #: when an instance of a node was last taken away
         self.reclaimed_s: dict[NodeId, float] = {}
         #: nodes that have had several instances at once
@@ -132,6 +135,7 @@ class SimPlatform:
     # ------------------------------------------------------------ invocations
 
     def invoke(self, node: NodeId, session: SessionId, reason: str, port: Port) -> None:
+        self._count_invocation(node)
         model = self.model
         if self.throttle_next:
             self.throttle_next -= 1
@@ -148,6 +152,13 @@ class SimPlatform:
         self.clock.after(delay_s, lambda: self._begin(instance, session, reason, port))
         if reason != "warm":
             self.clock.after(model.function_timeout_s, lambda: self._time_out(instance, session))
+
+    def _count_invocation(self, node: NodeId) -> None:
+        now_s = int(self.clock.now_s)
+        second, n = self._n_invoked.get(node, (now_s, 0))
+        n = n + 1 if second == now_s else 1
+        self._n_invoked[node] = now_s, n
+        self.n_invoked_most = max(self.n_invoked_most, n)
 
     def _start(self, node: NodeId) -> Instance:
         self.n_started += 1

@@ -13,6 +13,8 @@ class SimRegistry:
     def __init__(self) -> None:
         self.copies: dict[NodeId, InstanceId] = {}
         self.epoch = 0
+        #: nothing can be written down; who tries does so again
+        self.is_away = False
 
     def raise_epoch(self, epoch: int) -> None:
         self.epoch = max(self.epoch, epoch)

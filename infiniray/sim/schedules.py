@@ -1,10 +1,11 @@
 """Seeded schedules: clients read and write while the platform misbehaves, and every promise is checked at every step.
 
 What is promised (DESIGN sections 5 and 8): never wrong bytes, never a mix of versions; a read returns the last
-acknowledged write, or one that overlaps it, or a miss that has a reason; with at most r chunks lost it is a hit;
-chunks of an object are on distinct nodes; no instance holds more than its memory; every operation ends once, by its
-deadline; once the platform has recovered all is served; afterwards nothing is left open, nothing is left over on a
-node, and what is whole can be read.
+acknowledged write, or one that overlaps it, or a miss that has a reason (it expired, was given up, a shard died), and
+never what has expired; with at most r chunks lost it is a hit; chunks of an object are on distinct nodes; no instance
+holds more than its memory; every operation ends once, by its deadline; the shard's books add up
+(:mod:`~infiniray.sim.ledger`); once the platform has recovered all is served; afterwards nothing is left open, nothing
+is left over on a node, and what is whole can be read.
 
 In one schedule of four nothing worse happens than that connections break: there nothing fails but for want of room,
 nothing takes long, nothing is lost and no node is started twice.
@@ -12,7 +13,9 @@ nothing takes long, nothing is lost and no node is started twice.
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,7 +25,7 @@ from infiniray.core.connection import Activity
 from infiniray.core.ids import InstanceId, NodeId, OpId
 from infiniray.core.operation import Timing
 from infiniray.core.policy import Hedge, Policy, RepairMode, Warm, footprint_bytes
-from infiniray.core.shard import Counters, ShardState
+from infiniray.core.shard import Counters
 from infiniray.errors import (
     DeadlineExceeded,
     InfiniRayError,
@@ -37,6 +40,7 @@ from infiniray.errors import (
     WriteFailed,
 )
 from infiniray.sim.driver import Ending, SimDriver, Violation
+from infiniray.sim.ledger import WitnessedShard, wrong_books
 from infiniray.sim.platform import Instance, PlatformModel
 from infiniray.wire.describe import ChunkId
 
@@ -50,6 +54,8 @@ _TIMEOUT_S = 20.0
 _QUICK_S = 2.0
 #: A node more than the widest scheme needs: a chunk has somewhere to go.
 _FEWEST_NODES, _MOST_NODES = 8, 13
+#: Of one node within a second. More than that nobody needs, and somebody pays for.
+_MOST_INVOCATIONS = 40
 _KEYS = [f"k{i}" for i in range(12)]
 #: Operations that wait have ended so long after the platform has recovered and slow instances have caught up.
 _RECOVERY_S = 10.0
@@ -63,6 +69,9 @@ _MAY_FAIL_WRITES = (DeadlineExceeded, PoolFull, WriteFailed, Overloaded, ShardRe
 #: Refused before anything was done. Any other failure leaves open whether the write took, or will take, effect.
 _REFUSALS = (Overloaded, ShardRecovering)
 
+#: How a shard counts reads that end so.
+_COUNTED = {type(None): "hits", KeyNotFound: "misses", ObjectLost: "resets"}
+
 
 @dataclass(slots=True)
 class _Write:
@@ -71,8 +80,16 @@ class _Write:
     value: object
     began_s: float
     ended_s: float | None = None
-    #: how many objects had been given up when it was acknowledged, or fewer
+    #: how often its key had been given up when it was acknowledged, or less often
     n_given_up: int = 0
+    #: when it expires, as it was written; what touches have made of that is not known after a crash, nor when they met
+    #: several writes: then it is between two times
+    expires_s: float = math.inf
+    expires_from_s: float = math.inf
+    expires_by_s: float = math.inf
+
+    def expires(self, at_s: float) -> None:
+        self.expires_from_s, self.expires_by_s = min(self.expires_from_s, at_s), max(self.expires_by_s, at_s)
 
 
 @dataclass(slots=True)
@@ -85,20 +102,22 @@ class _Read:
 
 @dataclass(slots=True)
 class _Key:
-    """What was written under a key, and whether it may have gone by itself (expiry)."""
+    """What was written under a key."""
 
     writes: list[_Write] = field(default_factory=lambda: [_Write(None, 0.0, 0.0)])
     writing: dict[OpId, _Write] = field(default_factory=dict)
-    may_expire: bool = False
 
-    def allowed(self, began_s: float) -> set[object]:
-        """Values that a read which began then, and ends now, may return: per-key linearizability.
+    def current(self, began_s: float) -> list[_Write]:
+        """Writes whose value a read which began then, and ends now, may return: per-key linearizability.
 
         A write is out when another was acknowledged before the read began, and had begun after the first one ended.
         """
         acknowledged = [w for w in self.writes if w.ended_s is not None and w.ended_s < began_s]
         latest_s = max((w.began_s for w in acknowledged), default=0.0)
-        return {w.value for w in self.writes if w.ended_s is None or w.ended_s >= latest_s}
+        return [w for w in self.writes if w.ended_s is None or w.ended_s >= latest_s]
+
+    def allowed(self, began_s: float) -> set[object]:
+        return {write.value for write in self.current(began_s)}
 
     def forget_old(self, before_s: float) -> None:
         """Keep the list short: what no read that is under way can see."""
@@ -153,7 +172,9 @@ class _Schedule:
         self.policy = policy
         sizes_bytes = self.random.choice([[3 << 20, 8 << 20], [1_200_000, 3 << 20]])
         nodes = {NodeId(f"n{i}"): self.random.choice(sizes_bytes) for i in range(10)}
-        self.state = ShardState(shard="s", epoch=1, nodes=nodes, policy=policy)
+        #: how often objects of each key went without anybody asking for it
+        self.given_up: Counter[str] = Counter()
+        self.state = WitnessedShard(shard="s", epoch=1, nodes=nodes, policy=policy, given_up=self.given_up)
         model = PlatformModel(
             cold_start_s=self.random.choice([0.05, 0.3]),
             linger_s=self.random.choice([0.002, 0.05]),
@@ -164,10 +185,11 @@ class _Schedule:
         #: the nodes that there are to be
         self.pool = dict(nodes)
         self.driver = SimDriver(self.state, model, keeps_log=keeps_story, log_limit=story_limit)
+        self.driver.supervisor.n_slots = self.random.choice([1, 3, 1000])
         self.driver.start()
         #: former incarnations that still work
         self.former: list[SimDriver] = []
-        self.n_given_up_by_former = 0
+        self.n_replaced = 0
         self.started_s = self.started_before_s = self.disturbed_s = 0.0
         self.on_record: dict[NodeId, InstanceId] = {}
         self.slowed: set[NodeId] = set()
@@ -177,7 +199,8 @@ class _Schedule:
         self.damaged: set[NodeId] = set()
         self.n_values = 0
         self.n_done = 0  # steps that were begun
-        self.n_given_up_before = 0  # at the last check
+        self.given_up_before: Counter[str] = Counter()  # at the last check
+        self.tally: Counter[str] = Counter()  # of endings that the shard's present incarnation has announced
         self.is_healed = False
         self.result = ScheduleResult(seed=seed, n_steps=n_steps, is_lucky=not luck_is_bad)
 
@@ -193,7 +216,7 @@ class _Schedule:
         bad_luck: list[tuple[Callable[[], None], int]] = [
             (self._reclaim_one, 6), (self._reclaim_some, 2), (self._hang, 2), (self._slow, 2), (self._corrupt, 1),
             (self._throttle, 2), (self._fail_codec, 1), (self._recover, 3), (self._crash, 1), (self._succeed, 1),
-            (self._deny_slot, 1),
+            (self._deny_slot, 1), (self._lose_supervisor, 1), (self._lose_registry, 1), (self._spike, 1),
         ]  # fmt: skip
         actions, weights = zip(*use, *([] if self.result.is_lucky else bad_luck), strict=True)
         for _ in range(self.result.n_steps):
@@ -205,6 +228,8 @@ class _Schedule:
         self._read_all()
         self._come_to_rest()
         self._check_nodes()
+        if self.driver.platform.n_invoked_most > _MOST_INVOCATIONS:
+            raise Violation(f"a node was invoked {self.driver.platform.n_invoked_most} times in one second")
         self.result.n_events = self.driver.n_events
         self.result.counters = self.state.counters
         self.result.backups = self.state.backups.counters
@@ -219,9 +244,9 @@ class _Schedule:
         ttl_s = self.random.choice([None, 5.0]) if key in _MORTAL else None
         now_s = self.driver.clock.now_s
         record = self.keys[key]
-        write = _Write(f"value {self.n_values}", now_s)
+        expires_s = math.inf if ttl_s is None else now_s + ttl_s
+        write = _Write(f"value {self.n_values}", now_s, None, 0, expires_s, expires_s, expires_s)
         record.writes.append(write)
-        record.may_expire |= ttl_s is not None
         op = self.driver.put(key, size_bytes, write.value, ttl_s=ttl_s, timeout_s=_TIMEOUT_S)
         record.writing[op] = write
         self.deadlines[op] = now_s + self._limit_s()
@@ -252,8 +277,14 @@ class _Schedule:
     def _touch(self) -> None:
         key = self.random.choice(_KEYS)
         ttl_s = self.random.choice([None, 1.0]) if key in _MORTAL else None
-        self.driver.finish(self.driver.touch(key, ttl_s))
-        self.keys[key].may_expire |= ttl_s is not None
+        expires_s = math.inf if ttl_s is None else self.driver.clock.now_s + ttl_s
+        if not self.driver.finish(self.driver.touch(key, ttl_s)).found:
+            return
+        writes = [write for write in self.keys[key].current(self.driver.clock.now_s) if write.value is not None]
+        for write in writes:
+            if len(writes) == 1:
+                write.expires_from_s = write.expires_by_s = expires_s
+            write.expires(expires_s)
 
     def _walk_away(self) -> None:
         """A caller stops waiting. If that was for a write, it may take effect or not."""
@@ -292,6 +323,17 @@ class _Schedule:
         for instance in self.random.sample(alive, min(len(alive), self.random.choice([2, 3, 5, 100]))):
             self.driver.platform.reclaim(instance)
 
+    def _spike(self) -> None:
+        """Within two seconds the platform takes most instances away, perhaps those too that have just started."""
+
+        def reclaim() -> None:
+            instance = self._some_instance()
+            if instance is not None:
+                self.driver.platform.reclaim(instance)
+
+        for _ in range(self.random.choice([8, 20])):
+            self.driver.clock.after(self.random.uniform(0.0, 2.0), reclaim)
+
     def _hang(self) -> None:
         self.disturbed_s = self.driver.clock.now_s
         instance = self._some_instance()
@@ -325,6 +367,8 @@ class _Schedule:
     def _recover(self) -> None:
         """The platform is as it should be again: what waits for it is served."""
         self.driver.platform.heal()
+        self.driver.supervisor.restart()
+        self.driver.registry.is_away = False
         self.driver.codec_failures = 0
         backlog_until_s = max((i.free_at_s for i in self.driver.platform.alive()), default=0.0)
         self.driver.clock.run(max(self.driver.clock.now_s, backlog_until_s) + _RECOVERY_S)
@@ -342,6 +386,17 @@ class _Schedule:
     def _deny_slot(self) -> None:
         self.driver.slots_denied = self.random.choice([0, 1, 5])
 
+    def _lose_supervisor(self) -> None:
+        """It crashes, and is restarted: clients and shards go on, and a shard that restarts waits for it."""
+        self.driver.supervisor.crash()
+        self.driver.clock.after(self.random.choice([0.5, 5.0]), self.driver.supervisor.restart)
+
+    def _lose_registry(self) -> None:
+        """For a while nothing can be written down."""
+        registry = self.driver.registry
+        registry.is_away = True
+        self.driver.clock.after(self.random.choice([0.2, 3.0]), lambda: setattr(registry, "is_away", False))
+
     def _crash(self) -> None:
         """The shard dies, and is restarted after a while."""
         for op in self.driver.crash():
@@ -350,18 +405,30 @@ class _Schedule:
             for record in self.keys.values():
                 record.writing.pop(op, None)
         self.driver.clock.run(self.driver.clock.now_s + self.random.choice([0.0, 0.1, 2.0]))
+        self._wait_for_supervisor()
         self._replace_shard()
 
     def _succeed(self) -> None:
         """The shard is restarted although it has not died: for a while there are two."""
-        self.former.append(self.driver)
+        driver = self.driver
+        self._wait_for_supervisor()
+        self.former.append(driver)
         self._replace_shard()
 
+    def _wait_for_supervisor(self) -> None:
+        while self.driver.supervisor.is_away:
+            self.driver.clock.run(self.driver.clock.now_s + 0.1)
+
     def _replace_shard(self) -> None:
-        self.n_given_up_by_former += self._n_given_up_by(self.state) + 1
-        nodes = {node.id: node.capacity_bytes for node in self.state.nodes.values()}
-        epoch = self.state.context.epoch + 1
-        self.state = ShardState(shard="s", epoch=epoch, nodes=nodes, policy=self.policy)
+        self._check_endings()
+        self.n_replaced += 1
+        self.tally.clear()
+        for write in (write for record in self.keys.values() for write in record.writes):
+            write.expires(write.expires_s)
+        limits_bytes = self.driver.platform.limits_bytes
+        nodes = {name: limits_bytes[name] for name in (*self.state.nodes, *sorted(self._departed()))}
+        epoch = self.driver.supervisor.enroll()
+        self.state = WitnessedShard(shard="s", epoch=epoch, nodes=nodes, policy=self.policy, given_up=self.given_up)
         self.driver = SimDriver(self.state, before=self.driver)
         self.on_record = dict(self.driver.registry.copies)
         self.started_before_s, self.started_s = self.started_s, self.driver.clock.now_s
@@ -380,12 +447,25 @@ class _Schedule:
         for op, deadline_s in list(self.deadlines.items()):
             if self.driver.clock.now_s > deadline_s + 1e-6:
                 raise Violation(f"operation {op} has not ended by its deadline: {self.state.operations.get(op)}")
-        self.n_given_up_before = self._n_given_up()
+        self.given_up_before = self.given_up.copy()
+        wrong = wrong_books(self.state, self.driver) or self._wrong_counters()
+        if wrong is not None:
+            raise Violation(wrong)
+
+    def _wrong_counters(self) -> str | None:
+        """What the shard says that it has done is what its clients were told."""
+        counted = {name: getattr(self.state.counters, name) for name in _COUNTED.values()}
+        told = {name: self.tally[name] for name in counted}
+        return None if counted == told or self.state.is_deposed else f"counted {counted}, told {told}"
 
     def _delete_functions(self) -> None:
-        """Of nodes that have left."""
-        for name in set(self.driver.platform.instances) - set(self.state.nodes):
-            self.driver.platform.delete(name)
+        """Of nodes that have left: at some time. Until then, a shard that is restarted has them once more."""
+        for name in sorted(self._departed()):
+            if self.random.random() < 0.2:
+                self.driver.platform.delete(name)
+
+    def _departed(self) -> set[NodeId]:
+        return set(self.driver.platform.instances) - set(self.state.nodes)
 
     def _check_recovery(self) -> None:
         """When the shard has its table back, that has everything of which k chunks are on record."""
@@ -411,14 +491,17 @@ class _Schedule:
                 raise Violation(f"{key!r} v{version} has chunks {sorted(chunks)} on record, but was not recovered")
 
     def _check_endings(self) -> None:
-        for driver in (self.driver, *self.former):
+        for driver in (*self.former, self.driver):
             for key, record in self.keys.items():
                 for op in [op for op in record.writing if op in driver.endings]:
                     del self.deadlines[op]
                     self._written(key, record.writing.pop(op), driver.endings.pop(op))
             for op in [op for op in self.reads if op in driver.endings]:
                 del self.deadlines[op]
-                self._read(self.reads.pop(op), driver.endings.pop(op))
+                ending = driver.endings.pop(op)
+                if driver is self.driver:
+                    self.tally[_COUNTED.get(type(ending.error), "")] += 1
+                self._read(self.reads.pop(op), ending)
         oldest_s = min((read.began_s for read in self.reads.values()), default=self.driver.clock.now_s)
         for record in self.keys.values():
             record.forget_old(oldest_s)
@@ -426,7 +509,7 @@ class _Schedule:
     def _written(self, key: str, write: _Write, ending: Ending) -> None:
         if ending.error is None:
             write.ended_s = ending.at_s
-            write.n_given_up = self.n_given_up_before
+            write.n_given_up = self.given_up_before[key] + self.n_replaced
             if write.value is not None:
                 self._check_stored(key, write)
             return
@@ -440,7 +523,7 @@ class _Schedule:
         """What is acknowledged is with its nodes, unless these were reclaimed since."""
         record = self.state.table.find(key)
         platform = self.driver.platform
-        for index, place in enumerate(record.places if record is not None else ()):
+        for index, place in record.placed() if record is not None else ():
             assert record is not None
             chunk = record.chunk_id(index)
             kept = [i.chunks[chunk][0] for i in platform.instances.get(place.node, ()) if chunk in i.chunks]
@@ -455,12 +538,13 @@ class _Schedule:
             case None:
                 if ending.value not in allowed:
                     raise Violation(f"{read.key!r} was read as {ending.value!r}; allowed: {sorted(map(str, allowed))}")
+                self._check_fresh(read, ending.value)
                 self.result.hits += 1
             case ObjectLost(have=have, need=need):
                 self._check_lost(read, have, need)
                 self.result.resets += 1
             case KeyNotFound():
-                self._check_miss(read.key, allowed)
+                self._check_miss(read, ending.at_s)
                 self.result.misses += 1
             case Overloaded() | ShardRecovering():
                 self.result.failures += 1
@@ -475,21 +559,19 @@ class _Schedule:
             case InfiniRayError() as error:
                 raise Violation(f"a GET failed with {error!r}")
 
-    def _check_miss(self, key: str, allowed: set[object]) -> None:
-        record = self.keys[key]
-        acknowledged = [w for w in record.writes if w.value in allowed and w.ended_s is not None]
-        earlier = min((w.n_given_up for w in acknowledged), default=0)
-        has_reason = None in allowed or record.may_expire or self._n_given_up() > earlier
-        if not has_reason:
-            raise Violation(f"{key!r} is a miss without a reason; allowed: {sorted(map(str, allowed))}")
+    def _check_fresh(self, read: _Read, value: object) -> None:
+        for write in self.keys[read.key].writes:
+            if write.value == value and write.expires_by_s <= read.began_s:
+                raise Violation(f"{read.key!r} was read as {value!r}, which had expired")
 
-    def _n_given_up(self) -> int:
-        """Objects that went without anybody asking for it: not known which."""
-        return self.n_given_up_by_former + self._n_given_up_by(self.state)
-
-    @staticmethod
-    def _n_given_up_by(state: ShardState) -> int:
-        return state.counters.evictions + state.counters.resets
+    def _check_miss(self, read: _Read, at_s: float) -> None:
+        """It was not there, or is gone for a reason: expired, given up, or lost with a shard."""
+        current = self.keys[read.key].current(read.began_s)
+        n_given_up = self.given_up[read.key] + self.n_replaced
+        acknowledged = [write for write in current if write.ended_s is not None]
+        is_given_up = n_given_up > min((write.n_given_up for write in acknowledged), default=0)
+        if not is_given_up and not any(write.value is None or write.expires_from_s <= at_s for write in current):
+            raise Violation(f"{read.key!r} is a miss without a reason; allowed: {[write.value for write in current]}")
 
     def _check_lost(self, read: _Read, have: int, need: int) -> None:
         """A reset needs more than r chunks gone. Nodes that were damaged, or have several instances now, may count
@@ -588,7 +670,8 @@ class _Schedule:
             raise Violation(f"memory is called in flight: {self.state.nodes}")
         if used != accounted:
             raise Violation(f"memory in use {accounted} is not that of the objects {used}")
-        if left := self.state.draining.left():
+        left = [node for node in self.state.draining.left() if node not in self.damaged]  # as long as they are
+        if left:
             raise Violation(f"left in the pool: {left}")
         self._see_all_asleep()
 

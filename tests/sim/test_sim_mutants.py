@@ -24,7 +24,9 @@ from infiniray.core.operation import Operation, Timing
 from infiniray.core.outbox import Outbox
 from infiniray.core.policy import footprint_bytes
 from infiniray.core.reading import ChunkState, Read
+from infiniray.core.rebuilding import Rebuild
 from infiniray.core.recovery import Recovery
+from infiniray.core.repairing import Repairs
 from infiniray.core.requests import RequestKind, Settled
 from infiniray.core.shard import ShardState
 from infiniray.core.storing import Repair, Storing, Write
@@ -32,6 +34,7 @@ from infiniray.core.table import NOWHERE, ChunkPlace, ObjectRecord, ObjectTable
 from infiniray.sim.driver import Violation
 from infiniray.sim.registry import SimRegistry
 from infiniray.sim.schedules import run_schedule
+from infiniray.sim.supervisor import SimSupervisor
 
 BUDGET = 160
 
@@ -177,7 +180,7 @@ def never_asks_again(patch: pytest.MonkeyPatch) -> None:
 def skips_the_alignment(patch: pytest.MonkeyPatch) -> None:
     """A stale replica that takes over is accepted as it is."""
 
-    def take_over(self: Custody, copy: Copy) -> list[Retention]:
+    def take_over(self: Custody, copy: Copy, new_number: object) -> list[Retention]:
         self._aligned = copy
         return []
 
@@ -227,8 +230,8 @@ def drops_too_much(patch: pytest.MonkeyPatch) -> None:
     """A copy that takes over is told to keep nothing."""
     original = Custody.retentions
 
-    def retentions(self: Custody, copy: Copy) -> list[Retention]:
-        return [retention._replace(keep=()) for retention in original(self, copy)]
+    def retentions(self: Custody, copy: Copy, number: int | None = None) -> list[Retention]:
+        return [retention._replace(keep=()) for retention in original(self, copy, number)]
 
     patch.setattr(Custody, "retentions", retentions)
 
@@ -278,7 +281,178 @@ def flips_before_it_has_moved(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Move, "_settle_at", settle_at)
 
 
+def serves_what_has_expired(patch: pytest.MonkeyPatch) -> None:
+    """An object is served until it is swept."""
+    patch.setattr(ObjectTable, "lookup", lambda self, key, now_s: self._records.get(key))
+
+
+def sweeps_what_was_touched(patch: pytest.MonkeyPatch) -> None:
+    """An object goes when it was to expire at first, whatever was said since."""
+    patch.setattr(ObjectRecord, "is_expired", lambda self, now_s: True)
+    patch.setattr(ObjectTable, "lookup", lambda self, key, now_s: self._records.get(key))
+
+
+def drops_what_it_cannot_repair(patch: pytest.MonkeyPatch) -> None:
+    """An object whose repair failed is given up, and nobody is told."""
+    original = Repairs.ended
+
+    def ended(self: Repairs, record: ObjectRecord, *, failed: bool) -> None:
+        original(self, record, failed=failed)
+        if failed and self._shard.is_current(record):
+            self._shard.table.remove(record.facts.key)
+            self._shard.retire(record)
+
+    patch.setattr(Repairs, "ended", ended)
+
+
+def forgets_what_it_brought(patch: pytest.MonkeyPatch) -> None:
+    """What a write that failed had stored stays where it is."""
+
+    def leave(self: Storing, index: int) -> None:
+        node = self._homes.pop(index)
+        self.stored.pop(index, None)
+        node.used_bytes -= self._footprint(index)
+        node.in_flight_bytes -= self._footprint(index)
+
+    patch.setattr(Storing, "_leave", leave)
+
+
+def reserves_too_late(patch: pytest.MonkeyPatch) -> None:
+    """Memory is taken when a chunk has arrived, not when it is sent."""
+    settle_at, settle_down, leave = Storing._settle_at, Storing.settle_down, Storing._leave
+
+    def move(self: Storing, index: int, sign: int) -> None:
+        self._homes[index].used_bytes += sign * self._footprint(index)
+        self._homes[index].in_flight_bytes += sign * self._footprint(index)
+
+    def settle_at_late(self: Storing, index: int, node: Node) -> None:
+        settle_at(self, index, node)
+        move(self, index, -1)
+
+    def settle_down_at_last(self: Storing) -> None:
+        for index in self._homes:
+            move(self, index, +1)
+        settle_down(self)
+
+    def leave_at_last(self: Storing, index: int) -> None:
+        move(self, index, +1)
+        leave(self, index)
+
+    patch.setattr(Storing, "_settle_at", settle_at_late)
+    patch.setattr(Storing, "settle_down", settle_down_at_last)
+    patch.setattr(Storing, "_leave", leave_at_last)
+
+
+def forgets_the_size_of_what_goes(patch: pytest.MonkeyPatch) -> None:
+    """The bytes of all objects never become fewer."""
+    original = ObjectTable.remove
+
+    def remove(self: ObjectTable, key: str) -> ObjectRecord | None:
+        record = original(self, key)
+        self.object_bytes += record.facts.size_bytes if record is not None else 0
+        return record
+
+    patch.setattr(ObjectTable, "remove", remove)
+
+
+def bills_warmups_twice(patch: pytest.MonkeyPatch) -> None:
+    """More invocations are counted than there were."""
+    original = Node.warm
+
+    def warm(self: Node) -> None:
+        original(self)
+        self.n_invoked["warm"] = self.n_invoked.get("warm", 0) + 1
+
+    patch.setattr(Node, "warm", warm)
+
+
+def counts_repairs_as_hits(patch: pytest.MonkeyPatch) -> None:
+    """A read for a repair is counted as a client's."""
+    original = Rebuild.deliver
+
+    def deliver(self: Rebuild, lost: tuple[int, ...]) -> None:
+        self.shard.counters.hits += 1
+        original(self, lost)
+
+    patch.setattr(Rebuild, "deliver", deliver)
+
+
+def repairs_without_end(patch: pytest.MonkeyPatch) -> None:
+    """A rebuild for which too few chunks are left waits for more, whatever its deadline."""
+    original = Rebuild.on_timer
+
+    def on_timer(self: Rebuild, timing: Timing) -> None:
+        if timing is not Timing.DEADLINE:
+            original(self, timing)
+
+    patch.setattr(Rebuild, "on_timer", on_timer)
+    patch.setattr(Rebuild, "give_up", lambda self, have: None)
+
+
+def backs_up_without_end(patch: pytest.MonkeyPatch) -> None:
+    """Nobody looks whether a backup takes too long."""
+    original = Backups.on_slot
+
+    def on_slot(self: Backups, node: Node, *, granted: bool) -> None:
+        original(self, node, granted=granted)
+        if granted:
+            self._context.cancel_timer(("backup-limit", node.id))
+
+    patch.setattr(Backups, "on_slot", on_slot)
+
+
+def backs_up_without_a_slot(patch: pytest.MonkeyPatch) -> None:
+    """A no is taken for a yes."""
+    original = Backups.on_slot
+    patch.setattr(Backups, "on_slot", lambda self, node, *, granted: original(self, node, granted=True))
+
+
+def takes_what_is_being_written_down_for_written(patch: pytest.MonkeyPatch) -> None:
+    """An instance counts as on record until another one is confirmed, though that is being written down already."""
+
+    def entered(self: Custody, instance: InstanceId) -> None:
+        self.registered = instance
+
+    patch.setattr(Custody, "enter", lambda self, instance: instance != self.registered)
+    patch.setattr(Custody, "entered", entered)
+
+
+def gives_epochs_again(patch: pytest.MonkeyPatch) -> None:
+    """A supervisor that crashed does not know which epochs it gave."""
+    original = SimSupervisor.enroll
+
+    def enroll(self: SimSupervisor) -> int:
+        written, epoch = self._written_epoch, original(self)
+        self._written_epoch = written
+        return epoch
+
+    patch.setattr(SimSupervisor, "enroll", enroll)
+
+
+#: Bugs that one check is for, and what it says. Most of them nothing else finds; the others nothing finds so soon.
+CHECKS = {
+    serves_what_has_expired: "which had expired",
+    sweeps_what_was_touched: "is a miss without a reason",
+    drops_what_it_cannot_repair: "is a miss without a reason",
+    reserves_too_late: "memory in use",
+    forgets_what_it_brought: "nobody wants these chunks",
+    forgets_the_size_of_what_goes: "bytes of objects are counted",
+    bills_warmups_twice: "invocations are counted as",
+    counts_repairs_as_hits: "counted {'hits'",
+    repairs_without_end: "have not ended by their deadline",
+    backs_up_without_end: "backups without an end",
+    backs_up_without_a_slot: "are under way, with slots for",
+}
+
+def invokes_for_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A node that somebody waits for is invoked again and again, though it has nothing left to do."""
+    patch.setattr(Node, "_has_to_hear", lambda self: True)
+
+
 MUTANTS = [
+    invokes_for_nothing,
+    takes_what_is_being_written_down_for_written,
+    gives_epochs_again,
     moves_onto_siblings,
     lets_go_too_early,
     flips_before_it_has_moved,
@@ -315,10 +489,16 @@ def test_a_planted_bug_is_found(plant: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert any(breaks(seed) for seed in range(BUDGET)), f"{plant.__name__} was not found in {BUDGET} schedules"
 
 
-def breaks(seed: int) -> bool:
-    """A broken promise, or a broken assumption of the code itself."""
+@pytest.mark.parametrize(("plant", "says"), CHECKS.items(), ids=lambda part: getattr(part, "__name__", ""))
+def test_each_check_finds_what_it_is_for(plant: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    assert any(breaks(seed, says) for seed in range(BUDGET)), f"{plant.__name__} was not found in {BUDGET} schedules"
+
+
+def breaks(seed: int, says: str = "") -> bool:
+    """Whether a promise is broken, or an assumption of the code itself."""
     try:
         run_schedule(seed)
     except Violation as violation:
-        return f"replay: infiniray soak --replay {seed}" in str(violation)
+        return says in str(violation) and f"replay: infiniray soak --replay {seed}" in str(violation)
     return False

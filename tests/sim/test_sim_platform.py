@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from click.testing import CliRunner
 
 from infiniray.codec.schemes import SchemePolicy
 from infiniray.core import events as ev
 from infiniray.core.ids import NodeId, SessionId
 from infiniray.core.policy import Policy
 from infiniray.core.shard import ShardState
-from infiniray.core.storing import Repair
 from infiniray.errors import DeadlineExceeded
-from infiniray.sim import __main__ as command
 from infiniray.sim.clock import VirtualClock
 from infiniray.sim.driver import SimDriver, Violation
 from infiniray.sim.platform import Instance, PlatformModel, SimPlatform
@@ -262,24 +259,3 @@ def test_a_full_instance_refuses_and_the_chunk_goes_elsewhere() -> None:
     assert "refused, full" in str(error)
     driver.clock.run(driver.clock.now_s + 60.0)
     assert driver.finish(driver.get("k")).value == "bytes"
-
-
-# ---------------------------------------------------------------- the command
-
-
-def test_the_command_runs_schedules_and_replays_one() -> None:
-    result = CliRunner().invoke(command.main, ["--schedules", "3", "--steps", "40"])
-    assert result.exit_code == 0, result.output
-    assert "3 schedules" in result.output
-    assert "0 failed" in result.output
-    story = CliRunner().invoke(command.main, ["--seed", "2", "--steps", "40"]).output
-    assert "PutRequested" in story
-    assert story == CliRunner().invoke(command.main, ["--seed", "2", "--steps", "40"]).output
-
-
-def test_the_command_fails_when_a_promise_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Repair, "siblings", lambda self: ())
-    result = CliRunner().invoke(command.main, ["--schedules", "40"])
-    assert result.exit_code == 1
-    assert "share a node" in result.output
-    assert "replay: python -m infiniray.sim --seed" in result.output

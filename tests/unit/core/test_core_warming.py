@@ -1,0 +1,101 @@
+"""Warm-up: who is invoked when nobody uses it, and when."""
+
+from __future__ import annotations
+
+import pytest
+from core_world import World
+
+from infiniray.core import commands as cmd
+from infiniray.core import events as ev
+from infiniray.core.ids import NodeId
+from infiniray.core.policy import Warm
+from infiniray.wire.describe import SeqSpans
+
+
+class WarmWorld(World):
+    """Nodes that are warmed answer at once that they are as they were."""
+
+    def _execute(self, command: cmd.Command) -> None:
+        if isinstance(command, cmd.Invoke) and command.reason == "warm":
+            instance = self.nodes[command.node].instance
+            report = ev.CopyReport(instance=instance.id, spans=instance.spans.copy())
+            self.tell(
+                ev.InvokeReturned(node=command.node, session=command.session, outcome=ev.InvokeOutcome.OK, copy=report)
+            )
+        else:
+            super()._execute(command)
+
+
+def started(n_nodes: int = 4, **policy: object) -> WarmWorld:
+    settings = {"scheme": "mirror:2", "warm_interval_s": 60.0, "backup_interval_s": 0.0, **policy}
+    world = WarmWorld(n_nodes=n_nodes, **settings)  # type: ignore[arg-type]
+    world.tell(ev.Started(registered=()))
+    return world
+
+
+def warmed(world: World, since: int = 0) -> list[NodeId]:
+    return [invoke.node for invoke in world.said(cmd.Invoke, since) if invoke.reason == "warm"]
+
+
+def test_each_node_is_warmed_once_in_an_interval() -> None:
+    world = started()
+    world.advance(60.0)
+    assert sorted(warmed(world)) == ["n0", "n1", "n2", "n3"]
+    world.advance(120.0)
+    assert sorted(warmed(world)) == sorted(3 * ["n0", "n1", "n2", "n3"])
+
+
+def test_nodes_do_not_march_in_step() -> None:
+    world = started(n_nodes=8)
+    first_s = {node: world.timers["warm", node] - world.now_s for node in world.nodes}
+    assert len(set(first_s.values())) == 8
+    assert all(0.0 <= after_s < 60.0 for after_s in first_s.values())
+
+
+def test_a_node_that_a_request_has_touched_is_not_warmed_for_an_interval() -> None:
+    world = started(n_nodes=2)
+    world.advance(60.0)
+    since = len(world.commands)
+    world.put("a")  # on both
+    world.asleep()
+    world.advance(59.0)
+    assert warmed(world, since) == []
+    world.advance(2.0)
+    assert sorted(warmed(world, since)) == ["n0", "n1"]
+
+
+def test_a_node_in_a_session_is_left_alone() -> None:
+    world = started(n_nodes=2)
+    world.put("a")
+    world.advance(180.0)  # nobody says BYE
+    assert warmed(world) == []
+
+
+def test_those_that_hold_nothing_may_go_cold() -> None:
+    world = started(n_nodes=4, warm=Warm.HOLDING)
+    world.put("a")
+    world.asleep()
+    world.advance(130.0)
+    assert set(warmed(world)) == {place.node for place in world.record("a").places}
+    assert len(set(warmed(world))) == 2
+
+
+@pytest.mark.parametrize("policy", [{"warm": Warm.NONE}, {"warm_interval_s": 0.0}])
+def test_warming_can_be_switched_off(policy: dict[str, object]) -> None:
+    world = started(**policy)
+    world.advance(600.0)
+    assert warmed(world) == []
+    assert not [timer for timer in world.timers if timer[0] == "warm"]
+
+
+def test_a_warm_up_tells_of_a_reclaim() -> None:
+    world = started(n_nodes=2)
+    world.put("a")
+    world.asleep()
+    node = world.node_of("a", 0)
+    world.nodes[node].instance = world._new_instance()  # the platform took the other one away, and says nothing
+    assert not world.state.is_lost(world.record("a").places[0])
+    world.advance(61.0)
+    assert world.state.is_lost(world.record("a").places[0])
+    assert world.state.nodes[node].copy is not None
+    assert world.state.nodes[node].copy.spans == SeqSpans()
