@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ValueNotStorable,
         ValueTooLarge,
         WriteFailed,
+        WriteUncertain,
     )
     from infiniray.lifecycle import connect, start
 
@@ -60,6 +61,7 @@ __all__ = [
     "ValueNotStorable",
     "ValueTooLarge",
     "WriteFailed",
+    "WriteUncertain",
     "connect",
     "start",
 ]

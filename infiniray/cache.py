@@ -295,6 +295,7 @@ class Cache(_Verbs):
             ValueNotStorable: it cannot be pickled.
             ValueTooLarge: the pool can never hold it.
             PoolFull, WriteFailed: it could not be stored now; nothing of it is kept.
+            WriteUncertain: its shard died meanwhile; it may have been there for a while.
         """
         run(self._put(key, value, ttl, timeout))
 

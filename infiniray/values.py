@@ -42,6 +42,8 @@ __all__ = [
     "serialize",
     "view",
     "with_fresh_until",
+    "with_writer",
+    "writer_of",
 ]
 
 #: A longer head (a pickle with hundreds of buffers) is avoided: such values are pickled in-band.
@@ -50,6 +52,8 @@ MAX_HEAD_BYTES = 8 << 10
 _ALIGN = 64
 #: How the head of a value begins that may get stale before it expires: ``["fresh",until_s,[the head]]``.
 _FRESH = '["fresh",'
+#: How the head of a value begins that says which request wrote it: ``["by","request",[the head]]``.
+_BY = '["by","'
 #: Beside memoryviews: types that export a buffer, but cannot be pickled.
 _BUFFERS = (mmap.mmap, ctypes.Array, ctypes.Structure, pickle.PickleBuffer)
 
@@ -176,15 +180,28 @@ def fresh_until_s(head: str) -> float | None:
     return float(json.loads(head)[1]) if head.startswith(_FRESH) else None
 
 
-def _kind_and_details(head: str) -> Any:
-    described = json.loads(head)
-    match described:
-        case ["fresh", _, bare]:
-            return bare
-    return described
+# ---------------------------------------------------------------- written by
+
+
+def with_writer(head: str, request: str) -> str:
+    """The head of a value that was written by this request: letters and digits."""
+    return f'{_BY}{request}",{head}]'
+
+
+def writer_of(head: str) -> str | None:
+    """The request that wrote a value, if its head says so."""
+    return head[len(_BY) : head.index('"', len(_BY))] if head.startswith(_BY) else None
 
 
 # ---------------------------------------------------------------- and back
+
+
+def _kind_and_details(head: str) -> Any:
+    described = json.loads(head)
+    match described:
+        case ["fresh" | "by", _, bare]:
+            return bare
+    return described
 
 
 def deserialize(head: str, buffer: Any) -> Any:

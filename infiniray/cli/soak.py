@@ -43,7 +43,7 @@ def soak(seconds: float, seed: int, steps: int, limit: float, replay: int | None
     code 1 if a promise was broken.
     """
     if replay is not None:
-        sys.exit(_replay(replay, steps, as_json=as_json))
+        sys.exit(_replay(replay, steps, limit, as_json=as_json))
     from infiniray.sim.soak import soak as run
 
     with _progress(seconds, is_shown=not as_json) as on_schedule:
@@ -62,15 +62,14 @@ def soak(seconds: float, seed: int, steps: int, limit: float, replay: int | None
     sys.exit(1 if result.violations else 0)
 
 
-def _replay(seed: int, steps: int, *, as_json: bool) -> int:
+def _replay(seed: int, steps: int, limit_s: float, *, as_json: bool) -> int:
     """Print a schedule's whole story, and how it ended; the exit code."""
     from infiniray.sim.driver import Violation
-    from infiniray.sim.schedules import run_schedule
-    from infiniray.sim.soak import SoakResult
+    from infiniray.sim.soak import SoakResult, replay
 
     sums = SoakResult(seed=seed)
     try:
-        result = run_schedule(seed, steps, keeps_story=True)
+        result = replay(seed, steps, limit_s=limit_s)
     except Violation as violation:
         sums.add_violation(violation)
         _tell(violation, to_stderr=as_json)

@@ -53,6 +53,8 @@ class _Call:
     operation: str
     key: str
     submit: Submit
+    #: in place of ``submit`` when the call may have been carried out, but was not answered
+    submit_again: Submit | None = None
     shard: str | None = None
     n_bytes: int = 0
 
@@ -238,12 +240,14 @@ class Client:
         request = _request_id()
         placed = yield from self._place(value, deadline)
 
-        def submit(actor: rayapi.Actor, epoch: int, left_s: float) -> rayapi.Ref:
+        def submit(actor: rayapi.Actor, epoch: int, left_s: float, *, is_again: bool = False) -> rayapi.Ref:
             return actor.put.remote(
-                epoch, key, placed.head, placed.payload, placed.refs, request=request, ttl_s=ttl_s, timeout_s=left_s
-            )
+                epoch, key, placed.head, placed.payload, placed.refs,
+                request=request, is_again=is_again, ttl_s=ttl_s, timeout_s=left_s,
+            )  # fmt: skip
 
-        return _Call(operation="PUT", key=key, submit=submit, n_bytes=placed.n_bytes)
+        again = partial(submit, is_again=True)
+        return _Call(operation="PUT", key=key, submit=submit, submit_again=again, n_bytes=placed.n_bytes)
 
     def _place(self, value: Any, deadline: Deadline) -> Steps[_Placed]:
         """Serialize; what is large goes into Ray's store here, so that the call carries only a reference."""
@@ -260,17 +264,20 @@ class Client:
         A shard that is restarting is waited for, and an outdated view of the membership is renewed, until the deadline.
         """
         pauses = _pauses()
+        submit = call.submit
         while True:
             pause_s = next(pauses)
             try:
                 if ref is None:
-                    ref = yield from self._submit(call, deadline)
+                    ref = yield from self._submit(call, deadline, submit)
                 return (yield Wait(ref=ref, deadline=deadline, operation=call.operation, key=call.key))
             except (StaleEpoch, CacheUnavailable) as trouble:
                 if call.shard is not None:
                     raise  # that shard may have left: whoever calls it by name knows what to do then
                 if deadline.left_s() <= pause_s:
                     raise _gave_up(call, deadline, trouble) from trouble
+                if ref is not None and isinstance(trouble, CacheUnavailable):  # nobody knows how far it got
+                    submit = call.submit_again or submit
                 self._doubt()
             except (ShardRecovering, ObjectReplaced) as trouble:
                 pause_s = getattr(trouble, "retry_after_s", 0.0) * random.uniform(0.5, 1.5)
@@ -303,11 +310,11 @@ class Client:
             yield from settle_oldest()
         return answers
 
-    def _submit(self, call: _Call, deadline: Deadline) -> Steps[rayapi.Ref]:
+    def _submit(self, call: _Call, deadline: Deadline, submit: Submit | None = None) -> Steps[rayapi.Ref]:
         membership = yield from self._known(deadline)
         name = membership.actor_of(call.key) if call.shard is None else shard_actor_name(self.name, call.shard)
         actor = yield from self._actor(name)
-        return call.submit(actor, membership.epoch, deadline.left_s())
+        return (submit or call.submit)(actor, membership.epoch, deadline.left_s())
 
     # ------------------------------------------------------------ who is there
 

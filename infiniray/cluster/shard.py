@@ -23,9 +23,18 @@ from infiniray.cluster.neighbours import RayNeighbours
 from infiniray.cluster.registry import ShardRegistry
 from infiniray.cluster.turns import Turn
 from infiniray.config import Config
-from infiniray.errors import DeadlineExceeded, KeyNotFound, ObjectReplaced, ShardRecovering, StaleEpoch
+from infiniray.core.table import ObjectRecord
+from infiniray.errors import (
+    CacheUnavailable,
+    DeadlineExceeded,
+    KeyNotFound,
+    ObjectReplaced,
+    ShardRecovering,
+    StaleEpoch,
+    WriteUncertain,
+)
 from infiniray.runtime.driver import ShardDriver
-from infiniray.values import Packed, fresh_until_s, with_fresh_until
+from infiniray.values import Packed, fresh_until_s, with_fresh_until, with_writer, writer_of
 
 __all__ = ["Shard"]
 
@@ -160,16 +169,31 @@ class Shard:
 
     async def put(
         self, epoch: int, key: str, head: str, payload: Any, refs: list[Any], *,
-        request: str, ttl_s: float | None, timeout_s: float,
+        request: str, ttl_s: float | None, timeout_s: float, is_again: bool = False,
     ) -> None:  # fmt: skip
         """Store a serialized value. ``payload`` is small ``bytes``, or a view of Ray's shared memory, whose reference
-        is in ``refs`` if it is large."""
+        is in ``refs`` if it is large.
+
+        Args:
+            is_again: a former incarnation of mine may have stored it already, and others may have replaced it since:
+                it is not stored once more.
+
+        Raises:
+            WriteUncertain: ``is_again``, and it is not what the key holds now.
+        """
         driver = await self._at(epoch, key, timeout_s)
         expires_s = None if ttl_s is None else time.time() + ttl_s
+        signed = with_writer(head, request)
 
         async def store() -> None:
+            if is_again:
+                _check_written(driver.state.table.find(key), key, request)
+                return
             with self._flights.overridden(key), self._coder_of(driver).object_in_store(payload, refs):
-                await driver.put(key, head, memoryview(payload), expires_s=expires_s, timeout_s=timeout_s)
+                try:
+                    await driver.put(key, signed, memoryview(payload), expires_s=expires_s, timeout_s=timeout_s)
+                except StaleEpoch as deposed:  # in the middle of it: unlike a refusal of :meth:`_at`
+                    raise CacheUnavailable(detail=f"{self._shard} was deposed while it stored: {deposed}") from None
 
         with self._departures.writing(key):
             await self._once(request, store)
@@ -436,3 +460,9 @@ class Shard:
         except BaseException:
             self._answers.pop(request, None)  # what failed may be tried again
             raise
+
+
+def _check_written(record: ObjectRecord | None, key: str, request: str) -> None:
+    """Raises: WriteUncertain: the object under ``key`` is not what ``request`` wrote."""
+    if record is None or writer_of(record.facts.head) != request:
+        raise WriteUncertain(key=key)

@@ -113,9 +113,12 @@ class Draining:
             self._shard.repairs.add(record)
 
     def _is_done_with(self, node: Node) -> bool:
-        """Whether nothing refers to it: no chunk, none on its way, no request, no backup."""
-        is_used = node.used_bytes or node.in_flight_bytes or node.custody.holdings or node.n_unsettled
-        return not is_used and not self._shard.backups.is_expected(node)
+        """Whether nothing refers to it: no chunk, none on its way, no request, no backup, no read of what was deleted
+        under it."""
+        if node.used_bytes or node.in_flight_bytes or node.custody.holdings or node.n_unsettled:
+            return False
+        is_read = any(operation.may_ask(node.id) for operation in self._shard.operations.values())
+        return not is_read and not self._shard.backups.is_expected(node)
 
     def _dismiss(self, node: Node) -> None:
         if node.id not in self._struck:

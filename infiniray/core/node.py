@@ -274,7 +274,7 @@ class Node:
     def _learn(self, report: CopyReport) -> None:
         """A warm-up told which instance it found, and what that has."""
         self.outbox.note_seq(report.spans.last)
-        link = self._link_of(report.instance)
+        former, link = self.link, self._link_of(report.instance)
         if link is not None:
             link.copy.spans = report.spans.copy()
             if link is not self.link:
@@ -283,6 +283,8 @@ class Node:
         elif self.copy is None or self.copy.instance != report.instance:
             self.link = None  # whoever had it is not who would be invoked now
             self._turn_to(Copy(report.instance, report.spans.copy()))
+        if former is not None and former is not self.link:
+            self._requeue(former.id)
 
     def _link_of(self, instance: InstanceId) -> Link | None:
         for link in self._links.values():

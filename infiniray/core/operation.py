@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from infiniray.core.commands import Fail, ObjectFacts, Release
-from infiniray.core.ids import OpId
+from infiniray.core.ids import NodeId, OpId
 from infiniray.core.node import Node
 from infiniray.core.requests import Outcome, Request, RequestKind, Settled
 from infiniray.errors import DeadlineExceeded, InfiniRayError
@@ -65,6 +65,10 @@ class Operation:
 
     def look(self) -> None:
         """Something has happened that operations wait for: a copy is on record, or a deletion was confirmed."""
+
+    def may_ask(self, node: NodeId) -> bool:
+        """Whether a chunk on that node may still be asked for."""
+        return False
 
     def on_end(self, error: InfiniRayError | None) -> None:
         """Let go of what the operation holds at the shard."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from infiniray.codec.schemes import SchemeKind
 from infiniray.core.commands import Complete, Decode
-from infiniray.core.ids import OpId
+from infiniray.core.ids import NodeId, OpId
 from infiniray.core.operation import Operation, Timing
 from infiniray.core.policy import Hedge
 from infiniray.core.requests import Outcome, RequestKind, Settled
@@ -101,6 +101,9 @@ class Read(Operation):
             self._complete()
         else:
             self.fail(SchemeError(detail=f"object {self.facts.key!r} could not be decoded: {error}"))
+
+    def may_ask(self, node: NodeId) -> bool:
+        return any(place.node == node for place in self.record.places)
 
     def on_end(self, error: InfiniRayError | None) -> None:
         self.shard.unpin(self.record)

@@ -553,6 +553,8 @@ class ShardState:
         del self.nodes[node.id]
         self.backups.forget(node.id)
         node.close()
+        for link in [link for link, owner in self._links.items() if owner is node]:
+            del self._links[link]  # that it closes is no news: the node may be in the pool again by then
         for reason, n in node.n_invoked.items():
             self._n_invoked_before[reason] = self._n_invoked_before.get(reason, 0) + n
         self.context.has_progressed = True  # what may still have been left on it is out of reach

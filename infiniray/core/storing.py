@@ -273,6 +273,12 @@ class Repair(Storing):
         self.shard.unpin(self.record)
         self.shard.repairs.ended(self.record, failed=error is not None)
 
+    def _leave(self, index: int) -> None:
+        node = self._homes[index]
+        super()._leave(index)
+        if self.record.places[index].node == node.id and not self.record.is_dropped:
+            self.shard.give_up_chunk(self.record, index)  # what was to be replaced where it was is deleted with it
+
     def fail(self, error: InfiniRayError) -> None:
         self.shard.counters.repairs_failed += 1
         self.end(lambda: None, error)

@@ -50,6 +50,8 @@ class PlatformModel:
     return_s: float = 0.002
     function_timeout_s: float = 120.0
     codec_bytes_per_s: float = 10e9
+    #: A connection at whose other end nobody is any more counts as closed after this, as runtime/listener.py has it.
+    keepalive_s: float = 60.0
     #: Writing down which copy is current.
     registry_s: float = 0.002
     #: Which idle instance serves: the most recently used one, as AWS mostly does, or any, by this seed.
@@ -131,6 +133,7 @@ class SimPlatform:
         self._random = None if model.any_instance_seed is None else random.Random(model.any_instance_seed)
         self._links: dict[LinkId, tuple[Instance, Port]] = {}
         self._link_ids = itertools.count(1)
+        self._gone: list[Port] = []  # nobody listens there any more
 
     # ------------------------------------------------------------ invocations
 
@@ -193,6 +196,9 @@ class SimPlatform:
         instance.is_let_go = False
         if instance.link is not None and self._links[instance.link][1] is not port:
             self._hang_up(instance)  # of another incarnation
+        if instance.link is None and port in self._gone:
+            self._end_session(instance)  # it finds nobody to talk to
+            return
         if instance.link is None:
             self._dial(instance, session, port)
         else:
@@ -334,7 +340,8 @@ class SimPlatform:
         self._tell(port, ev.LinkClosed(link=link))
 
     def drop_port(self, port: Port) -> None:
-        """That incarnation is dead: its connections are closed, and sessions over them end."""
+        """That incarnation is dead: its connections are closed, and sessions over them end, as do those that begin."""
+        self._gone.append(port)
         for link, (instance, owner) in list(self._links.items()):
             if owner is not port:
                 continue
@@ -343,8 +350,12 @@ class SimPlatform:
                 instance.link = None
                 instance.inbox.clear()
                 if instance.session is not None and not instance.is_hung:
-                    instance.session = None
-                    self.clock.after(self.model.return_s, functools.partial(setattr, instance, "is_busy", False))
+                    self._end_session(instance)
+
+    def _end_session(self, instance: Instance) -> None:
+        """Nobody is told."""
+        instance.session = None
+        self.clock.after(self.model.return_s, functools.partial(setattr, instance, "is_busy", False))
 
     # ------------------------------------------------------------ bad luck
 
@@ -352,15 +363,17 @@ class SimPlatform:
         return [instance for fleet in self.instances.values() for instance in fleet]
 
     def reclaim(self, instance: Instance, *, is_silent: bool = False) -> None:
-        """Take it away, with all that it remembers; silently: its connection just stays unanswered."""
+        """Take it away, with all that it remembers; silently: its connection just stays unanswered for long."""
         if instance.is_gone:
             return
         instance.is_gone = True
         self.reclaimed_s[instance.node] = self.clock.now_s
         self.instances[instance.node].remove(instance)
-        if instance.link in self._links and not is_silent:
-            _, port = self._links.pop(instance.link)
-            self._tell(port, ev.LinkClosed(link=instance.link))
+        link = instance.link
+        if link is not None and is_silent:
+            self.clock.after(self.model.keepalive_s, lambda: self.close(link))
+        elif link is not None:
+            self.close(link)
         if instance.session is not None and instance.port is not None:
             outcome = ev.InvokeOutcome.FUNCTION_ERROR
             self._return(instance.node, instance.session, instance.port, outcome, self.model.return_s)

@@ -41,7 +41,7 @@ from infiniray.errors import (
 )
 from infiniray.sim.driver import Ending, SimDriver, Violation
 from infiniray.sim.ledger import WitnessedShard, wrong_books
-from infiniray.sim.platform import Instance, PlatformModel
+from infiniray.sim.platform import Instance, Kept, PlatformModel
 from infiniray.wire.describe import ChunkId
 
 __all__ = ["STEPS", "ScheduleResult", "replay_command", "run_schedule"]
@@ -80,7 +80,7 @@ class _Write:
     value: object
     began_s: float
     ended_s: float | None = None
-    #: how often its key had been given up when it was acknowledged, or less often
+    #: how often its key had been given up, or the shard replaced, when it began
     n_given_up: int = 0
     #: when it expires, as it was written; what touches have made of that is not known after a crash, nor when they met
     #: several writes: then it is between two times
@@ -192,6 +192,8 @@ class _Schedule:
         self.n_replaced = 0
         self.started_s = self.started_before_s = self.disturbed_s = 0.0
         self.on_record: dict[NodeId, InstanceId] = {}
+        #: what instances held when the shard began, if nobody else was at work on them
+        self.kept: dict[InstanceId, dict[ChunkId, Kept]] = {}
         self.slowed: set[NodeId] = set()
         self.keys = {key: _Key() for key in _KEYS}
         self.reads: dict[OpId, _Read] = {}
@@ -199,7 +201,6 @@ class _Schedule:
         self.damaged: set[NodeId] = set()
         self.n_values = 0
         self.n_done = 0  # steps that were begun
-        self.given_up_before: Counter[str] = Counter()  # at the last check
         self.tally: Counter[str] = Counter()  # of endings that the shard's present incarnation has announced
         self.is_healed = False
         self.result = ScheduleResult(seed=seed, n_steps=n_steps, is_lucky=not luck_is_bad)
@@ -245,7 +246,7 @@ class _Schedule:
         now_s = self.driver.clock.now_s
         record = self.keys[key]
         expires_s = math.inf if ttl_s is None else now_s + ttl_s
-        write = _Write(f"value {self.n_values}", now_s, None, 0, expires_s, expires_s, expires_s)
+        write = _Write(f"value {self.n_values}", now_s, None, self._n_given_up(key), expires_s, expires_s, expires_s)
         record.writes.append(write)
         op = self.driver.put(key, size_bytes, write.value, ttl_s=ttl_s, timeout_s=_TIMEOUT_S)
         record.writing[op] = write
@@ -431,6 +432,8 @@ class _Schedule:
         self.state = WitnessedShard(shard="s", epoch=epoch, nodes=nodes, policy=self.policy, given_up=self.given_up)
         self.driver = SimDriver(self.state, before=self.driver)
         self.on_record = dict(self.driver.registry.copies)
+        is_alone = all(driver.is_dead or driver.state.is_deposed for driver in self.former)
+        self.kept = {i.id: dict(i.chunks) for i in self.driver.platform.alive()} if is_alone else {}
         self.started_before_s, self.started_s = self.started_s, self.driver.clock.now_s
         driver = self.driver
         driver.on_recovered = lambda: self._check_recovery() if driver is self.driver else None
@@ -447,7 +450,6 @@ class _Schedule:
         for op, deadline_s in list(self.deadlines.items()):
             if self.driver.clock.now_s > deadline_s + 1e-6:
                 raise Violation(f"operation {op} has not ended by its deadline: {self.state.operations.get(op)}")
-        self.given_up_before = self.given_up.copy()
         wrong = wrong_books(self.state, self.driver) or self._wrong_counters()
         if wrong is not None:
             raise Violation(wrong)
@@ -468,7 +470,7 @@ class _Schedule:
         return set(self.driver.platform.instances) - set(self.state.nodes)
 
     def _check_recovery(self) -> None:
-        """When the shard has its table back, that has everything of which k chunks are on record."""
+        """When the shard has its table back, that has everything of which k chunks were on record, and are not lost."""
         self.result.recoveries += 1
         if any(not driver.state.is_deposed for driver in self.former):
             return  # it may keep copies busy that would answer otherwise
@@ -481,7 +483,7 @@ class _Schedule:
         for node in self.state.nodes.values():
             for instance in self.driver.platform.instances.get(node.id, ()):
                 if instance.id == self.on_record.get(node.id) and not instance.is_hung and node.id not in self.slowed:
-                    for chunk, kept in instance.chunks.items():
+                    for chunk, kept in self.kept.get(instance.id, instance.chunks).items():
                         versions = found.setdefault(ChunkId(chunk.key, chunk.version, 0), {})
                         versions[chunk.index] = Scheme.parse(kept.info.scheme)
         for (key, version, _), chunks in found.items():
@@ -509,7 +511,6 @@ class _Schedule:
     def _written(self, key: str, write: _Write, ending: Ending) -> None:
         if ending.error is None:
             write.ended_s = ending.at_s
-            write.n_given_up = self.given_up_before[key] + self.n_replaced
             if write.value is not None:
                 self._check_stored(key, write)
             return
@@ -559,6 +560,9 @@ class _Schedule:
             case InfiniRayError() as error:
                 raise Violation(f"a GET failed with {error!r}")
 
+    def _n_given_up(self, key: str) -> int:
+        return self.given_up[key] + self.n_replaced
+
     def _check_fresh(self, read: _Read, value: object) -> None:
         for write in self.keys[read.key].writes:
             if write.value == value and write.expires_by_s <= read.began_s:
@@ -567,9 +571,8 @@ class _Schedule:
     def _check_miss(self, read: _Read, at_s: float) -> None:
         """It was not there, or is gone for a reason: expired, given up, or lost with a shard."""
         current = self.keys[read.key].current(read.began_s)
-        n_given_up = self.given_up[read.key] + self.n_replaced
         acknowledged = [write for write in current if write.ended_s is not None]
-        is_given_up = n_given_up > min((write.n_given_up for write in acknowledged), default=0)
+        is_given_up = self._n_given_up(read.key) > min((write.n_given_up for write in acknowledged), default=0)
         if not is_given_up and not any(write.value is None or write.expires_from_s <= at_s for write in current):
             raise Violation(f"{read.key!r} is a miss without a reason; allowed: {[write.value for write in current]}")
 

@@ -12,12 +12,14 @@ from types import FrameType
 from infiniray.sim.driver import Violation
 from infiniray.sim.schedules import STEPS, ScheduleResult, run_schedule
 
-__all__ = ["SCHEDULES_PER_SEED", "SoakResult", "soak"]
+__all__ = ["SCHEDULES_PER_SEED", "SoakResult", "replay", "soak"]
 
 #: Soaks of different seeds have no schedule in common.
 SCHEDULES_PER_SEED = 1_000_000
 #: A violation is told with so much of its story's end; a replay has all of it.
 STORY_LIMIT = 200
+#: Of one that hangs, so much.
+REPLAY_LIMIT = 1_000_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,6 +116,16 @@ def soak(
         result.is_interrupted = True
     result.elapsed_s = time.monotonic() - start_s
     return result
+
+
+def replay(seed: int, n_steps: int = STEPS, *, limit_s: float = 60.0) -> ScheduleResult:
+    """Run one schedule again, with its whole story.
+
+    Raises:
+        Violation: it breaks a promise, or hangs.
+    """
+    with _limited(limit_s):
+        return run_schedule(seed, n_steps, keeps_story=True, story_limit=REPLAY_LIMIT)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from leaks import footprint
 
 import infiniray
 from infiniray import Cache
@@ -13,6 +14,16 @@ from infiniray import Cache
 SCHEME = "rs:2+1"
 NODES = 8
 SHARDS = 2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Around Ray and all caches: these tests clean up behind themselves."""
+    tmp_path_factory.getbasetemp()  # pytest's own files stay for whoever looks into them
+    with footprint() as found:
+        yield
+        left = found.left()
+        assert not left, "left behind:\n  " + "\n  ".join(left)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,9 @@
 """Functions, shards, the supervisor, the network and the platform fail under readers and writers, whose histories are
-judged: each key behaves like a register that may lose its value, where losses may be, and nowhere else."""
+judged: each key behaves like a register that may lose its value, where losses may be, and nowhere else.
+
+Each fault comes once, in under a minute. ``INFINIRAY_CHAOS=10``: each comes ten times, and the last test runs
+with ten seeds; ``INFINIRAY_CHAOS_SEED=7``: they begin with this one.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,10 @@ from infiniray import Cache, CacheUnavailable
 from infiniray.cluster import rayapi
 from infiniray.cluster.deadline import Deadline
 
-#: Minutes of killing processes under load: on demand.
-pytestmark = pytest.mark.skipif(not os.environ.get("INFINIRAY_CHAOS"), reason="set INFINIRAY_CHAOS=1 to run these")
+#: How often each fault comes.
+ROUNDS = int(os.environ.get("INFINIRAY_CHAOS", "1"))
+FIRST_SEED = int(os.environ.get("INFINIRAY_CHAOS_SEED", "1"))
+pytestmark = pytest.mark.timeout(60 + 60 * ROUNDS)
 
 SETTINGS: dict[str, Any] = {
     "nodes": 8,
@@ -51,7 +57,7 @@ def chaos_cache(local_ray: str) -> Iterator[Cache]:
 
 @pytest.fixture
 def chaos(chaos_cache: Cache) -> Chaos:
-    return Chaos(chaos_cache, seed=3)
+    return Chaos(chaos_cache, FIRST_SEED)
 
 
 @pytest.fixture
@@ -75,7 +81,7 @@ def judge(history: Sequence[Operation], load: Load, chaos: Chaos) -> None:
     refuse([o for o in failed if not o.is_retryable], chaos, "failed with an error that is not retryable")
     refuse([o for o in last(history) if o in failed], chaos, "failed when all was over")
     done = Counter(o.verb for o in history if o.outcome is Outcome.OK)
-    assert min(done[verb] for verb in Verb) >= 10, done
+    assert min(done[verb] for verb in Verb) >= 3, done
     assert {o.worker for o in history} == {TEST, *range(1, 7)}  # 4 threads, 2 tasks
 
 
@@ -107,15 +113,15 @@ def test_functions_vanish(cache: Cache, chaos: Chaos, load: Load) -> None:
     """One by one and in bursts, with FIN and without; what was lost stays lost until it is written again."""
     with traffic(cache, load) as going:
         going.proceed(PAUSE)
-        for _ in range(3):
+        for _ in range(ROUNDS):
             chaos.kill_function()
             going.proceed(PAUSE)
-        chaos.reclaim_burst()
-        going.proceed(PAUSE)
-        chaos.reclaim_burst(silent=True)
-        going.proceed(PAUSE)
-        chaos.reclaim_burst(1.0)
-        going.proceed(PAUSE)
+            chaos.reclaim_burst()
+            going.proceed(PAUSE)
+            chaos.reclaim_burst(silent=True)
+            going.proceed(PAUSE)
+            chaos.reclaim_burst(1.0)
+            going.proceed(PAUSE)
         history = going.end()
     judge(history, load, chaos)
     judge_lossless(history, chaos, chaos.spans)
@@ -125,7 +131,7 @@ def test_the_platform_refuses(cache: Cache, chaos: Chaos, load: Load) -> None:
     """429 and 500 lose nothing."""
     before = chaos.admin.stats()
     with traffic(cache, load) as going:
-        for _ in range(3):
+        for _ in range(ROUNDS):
             going.proceed(PAUSE)
             chaos.throttle(8)
             going.proceed(PAUSE)
@@ -143,9 +149,10 @@ def test_a_node_is_cut_off(cache: Cache, chaos: Chaos, load: Load) -> None:
     """One at a time, which redundancy makes up for."""
     with traffic(cache, load) as going:
         going.proceed(PAUSE)
-        with chaos.cut_node():
-            going.proceed(4 * PAUSE)
-        going.proceed(PAUSE)
+        for _ in range(ROUNDS):
+            with chaos.cut_node():
+                going.proceed(3 * PAUSE)
+            going.proceed(PAUSE)
         history = going.end()
     judge(history, load, chaos)
     judge_lossless(history, chaos)
@@ -154,7 +161,7 @@ def test_a_node_is_cut_off(cache: Cache, chaos: Chaos, load: Load) -> None:
 def test_shards_are_killed(cache: Cache, chaos: Chaos, load: Load) -> None:
     """A killed shard comes back with every object that was committed (DESIGN section 8)."""
     with traffic(cache, load) as going:
-        for _ in range(3):
+        for _ in range(ROUNDS):
             going.proceed(2 * PAUSE)
             chaos.kill_shard()
         going.proceed(2 * PAUSE)
@@ -193,9 +200,10 @@ def test_a_write_that_is_made_again_after_a_crash_does_not_undo_a_later_one(
 def test_the_supervisor_is_killed(cache: Cache, chaos: Chaos, load: Load) -> None:
     """The data path does not notice."""
     with traffic(cache, load) as going:
-        for _ in range(2):
+        for _ in range(ROUNDS):
             going.proceed(PAUSE)
             chaos.kill_supervisor()
+            going.proceed(PAUSE)
         going.proceed(PAUSE)
         history = going.end()
     judge(history, load, chaos)
@@ -203,15 +211,18 @@ def test_the_supervisor_is_killed(cache: Cache, chaos: Chaos, load: Load) -> Non
     refuse([o for o in history if o.outcome in (Outcome.ERROR, Outcome.INDETERMINATE)], chaos, "failed")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_everything_at_once_and_no_process_is_left(local_ray: str, load: Load, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + ROUNDS))
+@pytest.mark.parametrize("pause", [PAUSE, 3], ids=["in turn", "at once"])
+def test_everything_happens_and_no_process_is_left(local_ray: str, load: Load, seed: int, pause: int) -> None:
+    """With time to recover in between, and without."""
     with infiniray.start(**SETTINGS, name="turmoil") as whole:
         chaos = Chaos(whole, seed)
         cache = whole.namespace("turmoil")
         pids = chaos.pids()
         with traffic(cache, load) as going:
             going.proceed(PAUSE)
-            chaos.everything(lambda: going.proceed(PAUSE))
+            chaos.everything(lambda: going.proceed(pause))
+            going.proceed(PAUSE)
             pids |= chaos.pids()
             history = going.end()
         judge(history, load, chaos)

@@ -444,6 +444,7 @@ CHECKS = {
     backs_up_without_a_slot: "are under way, with slots for",
 }
 
+
 def invokes_for_nothing(patch: pytest.MonkeyPatch) -> None:
     """A node that somebody waits for is invoked again and again, though it has nothing left to do."""
     patch.setattr(Node, "_has_to_hear", lambda self: True)

@@ -115,10 +115,13 @@ def test_a_reclaimed_instance_takes_its_chunks_along(is_silent: bool) -> None:
     heard = Heard()
     heard.invoke("s1")
     heard.clock.run()
+    reclaimed_s = heard.clock.now_s
     heard.platform.reclaim(heard.fleet[0], is_silent=is_silent)
-    heard.clock.run()
-    assert heard.kinds().count("LinkClosed") == (not is_silent)
     assert heard.fleet == []
+    heard.clock.run()
+    [closed_s] = [at_s for at_s, event in heard.events if isinstance(event, ev.LinkClosed)]
+    notice_s = MODEL.keepalive_s if is_silent else 0.0
+    assert closed_s == pytest.approx(reclaimed_s + notice_s + MODEL.network_s)
 
 
 def test_a_reclaim_in_a_session_fails_the_invocation() -> None:
@@ -259,3 +262,14 @@ def test_a_full_instance_refuses_and_the_chunk_goes_elsewhere() -> None:
     assert "refused, full" in str(error)
     driver.clock.run(driver.clock.now_s + 60.0)
     assert driver.finish(driver.get("k")).value == "bytes"
+
+
+def test_an_instance_that_finds_its_shard_dead_is_free_at_once() -> None:
+    """Or it would be busy for long with a backup that nobody holds it for."""
+    heard = Heard()
+    heard.invoke("s1", reason="backup")
+    heard.platform.drop_port(heard)
+    heard.clock.run(0.1 + 2 * MODEL.return_s)
+    [instance] = heard.fleet
+    assert (instance.is_busy, instance.link, instance.session) == (False, None, None)
+    assert heard.events == []

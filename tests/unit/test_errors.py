@@ -36,6 +36,8 @@ FIELDS = {
     "shard": "shard-0",
     "n_writes": 2,
     "n_bytes": 5000,
+    "cache": "default",
+    "stage": "moving keys",
 }
 CLASSES = [getattr(errors, name) for name in errors.__all__]
 

@@ -25,6 +25,7 @@ from infiniray.errors import (
     ShardRecovering,
     StaleEpoch,
     WriteFailed,
+    WriteUncertain,
 )
 
 KEYS = [f"key-{i}" for i in range(40)]
@@ -206,6 +207,29 @@ def test_a_put_that_is_retried_is_the_same_request(make: Any) -> None:
     assert len(set(requests)) == 1
     world.run(client.put("k", b"v", None, 5))
     assert len(set(requests)) == 2
+
+
+@pytest.mark.parametrize("is_many", [False, True])
+def test_a_put_that_nobody_answered_says_so_when_it_comes_again(make: Any, is_many: bool) -> None:
+    """Unlike one that was refused, which was not carried out."""
+    troubles = [
+        StaleEpoch(seen=1, current=1),
+        ShardRecovering(shard="s", retry_after_s=0.1),
+        CacheUnavailable(detail="the actor died"),
+        StaleEpoch(seen=1, current=1),
+    ]
+    told: list[bool] = []
+
+    def answer(actor: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        told.append(kwargs["is_again"])
+        if len(told) <= len(troubles):
+            raise troubles[len(told) - 1]
+        raise WriteUncertain(key="k")
+
+    client, world = make(answer)
+    with pytest.raises(WriteUncertain, match="put it again"):
+        world.run(client.put_many({"k": b"v"}, None, 5) if is_many else client.put("k", b"v", None, 5))
+    assert told == [False, False, False, True, True]
 
 
 def test_a_shard_that_stays_away_is_given_up_at_the_deadline(make: Any, clock: Clock) -> None:

@@ -18,7 +18,7 @@ from infiniray.codec.schemes import Scheme
 from infiniray.config import Config
 from infiniray.core.commands import ObjectFacts
 from infiniray.core.table import ObjectRecord, ObjectTable
-from infiniray.errors import CacheUnavailable, KeyNotFound, ShardRecovering, StaleEpoch, WriteFailed
+from infiniray.errors import CacheUnavailable, KeyNotFound, ShardRecovering, StaleEpoch, WriteFailed, WriteUncertain
 
 SCHEME = Scheme.parse("rs:2+1")
 
@@ -88,8 +88,10 @@ def shard() -> Shard:
     return Shard(membership=plan(config), shard="shard-0", config=config, secret="00ff", endpoint_url=None)
 
 
-async def put(shard: Shard, key: str = "k", *, request: str = "r1", ttl_s: float | None = None) -> None:
-    await shard.put(1, key, '["bytes"]', b"value", [], request=request, ttl_s=ttl_s, timeout_s=5)
+async def put(
+    shard: Shard, key: str = "k", *, request: str = "r1", ttl_s: float | None = None, is_again: bool = False
+) -> None:
+    await shard.put(1, key, '["bytes"]', b"value", [], request=request, is_again=is_again, ttl_s=ttl_s, timeout_s=5)
 
 
 async def test_the_first_call_starts_the_driver_once(shard: Shard, driver: FakeDriver) -> None:
@@ -174,6 +176,28 @@ async def test_a_request_that_comes_again_is_done_once(shard: Shard, driver: Fak
     assert driver.n_puts == 1
     await put(shard, request="r2")
     assert driver.n_puts == 2
+
+
+async def test_what_a_former_incarnation_was_asked_to_store_is_not_stored_once_more(
+    shard: Shard, driver: FakeDriver
+) -> None:
+    with pytest.raises(WriteUncertain):
+        await put(shard, request="lost", is_again=True)
+    await put(shard, request="r1")
+    shard._answers.clear()  # as if this were the next incarnation
+    await put(shard, request="r1", is_again=True)  # it is what is there
+    with pytest.raises(WriteUncertain):  # it was replaced
+        await put(shard, request="r0", is_again=True)
+    assert driver.n_puts == 1
+
+
+async def test_a_write_in_the_middle_of_which_its_shard_is_deposed_may_have_been_made(
+    shard: Shard, driver: FakeDriver
+) -> None:
+    await put(shard, "other", request="r0")
+    driver.failures.append(StaleEpoch(seen=1, current=2))
+    with pytest.raises(CacheUnavailable, match="deposed while it stored"):
+        await put(shard)
 
 
 async def test_a_delete_that_comes_again_is_answered_as_before(shard: Shard, driver: FakeDriver) -> None:

@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from infiniray.errors import ValueNotStorable
-from infiniray.values import MAX_HEAD_BYTES, Packed, deserialize, fresh_until_s, serialize, view, with_fresh_until
+from infiniray.values import (
+    MAX_HEAD_BYTES,
+    Packed,
+    deserialize,
+    fresh_until_s,
+    serialize,
+    view,
+    with_fresh_until,
+    with_writer,
+    writer_of,
+)
 
 
 def round_trip(value: Any) -> Any:
@@ -229,3 +239,13 @@ def test_the_head_says_when_a_value_gets_stale_and_what_it_is(value: Any) -> Non
     assert pickle.dumps(deserialize(dated, data)) == pickle.dumps(deserialize(head, data))
     if not isinstance(value, dict):
         assert view(dated, data) == view(head, data)
+
+
+@pytest.mark.parametrize("value", [b"bytes", np.arange(6).reshape(2, 3), {"a": np.arange(3)}])
+def test_the_head_says_which_request_wrote_a_value(value: Any) -> None:
+    head, data = serialize(value)
+    assert writer_of(head) is None
+    signed = with_writer(head, "ab12")
+    assert writer_of(signed) == "ab12"
+    assert fresh_until_s(signed) is None
+    assert pickle.dumps(deserialize(signed, data)) == pickle.dumps(deserialize(head, data))

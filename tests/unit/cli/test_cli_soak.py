@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from infiniray.cli.main import main
-from infiniray.core.storing import Repair
+from infiniray.core.storing import Repair, Write
 from infiniray.sim import soak as soaking
 from infiniray.sim.soak import SoakResult
 
@@ -86,6 +86,19 @@ def test_a_replay_as_json() -> None:
     result = run("--replay", "2", "--steps", "40", "--json")
     assert json.loads(result.stdout)["steps"] == 40
     assert "PutRequested" in result.stderr
+
+
+def test_a_replay_of_a_schedule_that_hangs_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Write, "commit", hang)
+    result = run("--replay", "2", "--limit", "0.3")
+    assert result.exit_code == 1
+    assert "it hangs: no end within 0.3 s of processor time" in result.stdout
+    assert "PutRequested" in result.stdout
+
+
+def hang(self: Write) -> None:
+    while True:
+        pass
 
 
 def test_the_replay_command_names_unusual_steps() -> None:

@@ -13,6 +13,7 @@ from infiniray.core import events as ev
 from infiniray.core import repairing
 from infiniray.core.ids import NodeId, OpId
 from infiniray.core.policy import RepairMode
+from infiniray.core.table import NOWHERE
 
 
 def world(**policy: Any) -> World:
@@ -279,6 +280,26 @@ def test_a_repair_that_failed_is_tried_again_after_a_while() -> None:
     w.advance(repairing.RETRY_S)
     assert is_whole(w, "a")
     assert w.state.stats()["endangered"] == 0
+    assert w.accounted_bytes() == w.used_bytes()
+
+
+def test_a_chunk_that_could_not_be_replaced_where_it_was_is_nowhere() -> None:
+    """It was damaged, its node does not take another, and is told to delete it: nobody is to be sent there."""
+    w = world(n_nodes=6, repair=RepairMode.READS)
+    w.put("a")
+    node = w.node_of("a", 0)
+    w.nodes[node].is_damaged = w.nodes[node].refuses = True
+    w.facts(w.get("a"))
+    assert w.record("a").places[0] is NOWHERE
+    w.advance(repairing.REPAIR_DEADLINE_S + 1.0)
+    assert not is_whole(w, "a")
+    assert w.accounted_bytes() == w.used_bytes()
+    w.nodes[node].is_damaged = w.nodes[node].refuses = False
+    since = len(w.commands)
+    w.facts(w.get("a"))
+    assert w.said(cmd.FetchChunk, since) != []
+    assert 0 not in {fetch.index for fetch in w.said(cmd.FetchChunk, since)}
+    assert is_whole(w, "a")
     assert w.accounted_bytes() == w.used_bytes()
 
 

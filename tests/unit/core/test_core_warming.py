@@ -99,3 +99,23 @@ def test_a_warm_up_tells_of_a_reclaim() -> None:
     assert world.state.is_lost(world.record("a").places[0])
     assert world.state.nodes[node].copy is not None
     assert world.state.nodes[node].copy.spans == SeqSpans()
+
+
+def test_what_was_said_to_an_instance_that_a_warm_up_does_not_find_is_said_to_its_successor() -> None:
+    """Its connection may stay open for long, and nobody answers there."""
+    world = started(n_nodes=1, scheme="mirror:1")
+    [node] = world.nodes
+    world.put("a")
+    world.put("b")
+    world.nodes[node].holds = True
+    world.state.evict()
+    world.get("b", timeout_s=1.0)  # with it goes the word that "a" is to be deleted, and no answer comes
+    world.advance(2.0)
+    world.asleep()
+    assert len(world.said(cmd.DeleteChunks)) == 1
+    scripted = world.nodes[node]
+    scripted.instance, scripted.held, scripted.holds = world._new_instance(), [], False  # gone without a word
+    world.advance(61.0)  # a warm-up
+    world.put("c")
+    assert len(world.said(cmd.DeleteChunks)) == 2
+    assert not world.state.nodes[node].custody.garbage
