@@ -26,7 +26,7 @@ from workloads.backing import DirectoryStore, Origin
 from workloads.demo_report import SIZE_CLASSES, DemoReport, Latency, Reclaim, compare_cost, size_class
 from workloads.lookaside import CacheLike, Kind, LookAside, Outcome
 from workloads.progress import Display, ReplayProgress
-from workloads.readers import read_registry
+from workloads.readers import open_trace
 from workloads.trace import Request, TraceProblems
 
 __all__ = ["DemoCache", "DemoOptions", "PlatformControl", "ReclaimPoint", "run_demo", "sample_trace"]
@@ -136,7 +136,7 @@ def run_demo(
             store_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="infiniray-demo-"))
         origin = Origin(DirectoryStore(store_dir))
         degraded_before = int(cache.stats()["degraded_reads"])
-        requests = read_registry(trace or sample_trace(), problems=problems)
+        requests = open_trace(trace or sample_trace(), problems=problems)
         began_s = clock_s()
         feed = _Feed(requests, options, lambda: clock_s() - began_s)
         progress = stack.enter_context(ReplayProgress(console or Console(stderr=True), options.display))

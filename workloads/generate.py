@@ -26,48 +26,28 @@ import numpy as np
 import numpy.typing as npt
 
 from infiniray.units import format_bytes, parse_bytes
+from workloads.generators.curves import Floats, LogCdf
+from workloads.generators.datacenters import DATACENTERS
 from workloads.readers.registry import COLUMNS
 from workloads.summary import TraceSummary, summarize
 from workloads.trace import Request
 
-__all__ = ["POPULARITY", "REUSE_GAP_S", "SIZE_BYTES", "RegistryProfile", "generate", "main", "write_registry"]
+__all__ = [
+    "POPULARITY",
+    "REUSE_GAP_S",
+    "SIZE_BYTES",
+    "RegistryProfile",
+    "generate",
+    "main",
+    "registry_profile",
+    "write_registry",
+]
 
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class LogCdf:
-    """A cumulative distribution through ``points`` (x > 0, share), rising in both, linear over log x between them."""
-
-    points: tuple[tuple[float, float], ...]
-
-    def share(self, x: Floats | float) -> Floats:
-        """Share at or below ``x``."""
-        xs, shares = zip(*self.points, strict=True)
-        return np.asarray(np.interp(np.log(x), np.log(xs), shares), np.float64)
-
-    def quantile(self, share: Floats) -> Floats:
-        """The x below which ``share`` lies."""
-        xs, shares = zip(*self.points, strict=True)
-        return np.asarray(np.exp(np.interp(share, shares, np.log(xs))), np.float64)
-
-
-#: layer sizes in bytes, nine orders of magnitude
-SIZE_BYTES = LogCdf(
-    (
-        (1, 0.0),
-        (1e2, 0.05),
-        (1e3, 0.33),
-        (1e4, 0.57),
-        (1e5, 0.62),
-        (1e6, 0.68),
-        (1e7, 0.80),
-        (1e8, 0.972),
-        (1e9, 0.999),
-        (1e10, 1.0),
-    )
-)
+#: layer sizes of Dallas in bytes, nine orders of magnitude
+SIZE_BYTES = DATACENTERS["dal"].size_bytes
 #: share of requests that goes to the most popular share of layers; uniform among the first 0.032%
 POPULARITY = LogCdf(
     (
@@ -85,6 +65,15 @@ POPULARITY = LogCdf(
 )
 #: no layer gets a larger share of the requests; the five hottest of the 50-hour trace get this much each, on average
 HOTTEST_SHARE = 0.068
+#: beyond this share of the objects, one request each or little more
+_HEAD_AT_MOST = 0.2
+#: successive multiples are spread evenly from 0 to 1, however many they are (Weyl's sequence)
+_GOLDEN = (5**0.5 - 1) / 2
+#: requests for a hot object come close together because they are many; the gaps of the others are drawn longer by this
+#: exponent, so that both together have the published distribution (fitted: see docs/traces.md)
+_LATER = 0.52
+_DAY_S = 86400.0
+_PEAK_DAY = 13 / 24
 #: seconds between two requests for the same object
 REUSE_GAP_S = LogCdf(((0.5, 0.0), (60, 0.46), (600, 0.80), (3600, 0.91), (6 * 3600, 0.967), (50 * 3600, 1.0)))
 
@@ -94,7 +83,10 @@ class RegistryProfile:
     """What to generate.
 
     ``n_layers`` is the population that the requests draw from, not the number of distinct keys in the trace.
+    With ``n_objects`` the trace holds just that many distinct keys, and the published popularity is that of the trace;
+    this is what ``registry_profile`` asks for.
     ``max_bytes`` cuts the size distribution off: the rest of it is scaled up, nothing piles up at the limit.
+    ``swing`` is the amplitude of a daily rhythm relative to the mean rate, with most requests at 13 h.
 
     Raises:
         ValueError: a number is out of range.
@@ -103,12 +95,21 @@ class RegistryProfile:
     n_requests: int
     seed: int = 0
     n_layers: int | None = None
+    n_objects: int | None = None
+    datacenter: str = "dal"
+    swing: float = 0.0
     max_bytes: int = 10**10
     requests_per_hour: float = 3654.0
 
     def __post_init__(self) -> None:
         if self.n_requests < 1 or self.population < 1:
             raise ValueError("a trace needs at least one request and one layer")
+        if self.n_objects is not None and (self.n_layers is not None or not 1 <= self.n_objects <= self.n_requests):
+            raise ValueError("objects number from 1 to the requests, and are given instead of the layers")
+        if self.datacenter not in DATACENTERS:
+            raise ValueError(f"no datacenter {self.datacenter!r}; there are {', '.join(DATACENTERS)}")
+        if not 0 <= self.swing < 1:
+            raise ValueError(f"the daily swing lies from 0 to below 1, not at {self.swing}")
         if self.seed < 0:
             raise ValueError(f"a seed cannot be negative: {self.seed}")
         if self.max_bytes < 100:
@@ -119,6 +120,8 @@ class RegistryProfile:
     @property
     def population(self) -> int:
         """``n_layers``, or three for four requests: two thirds of the GETs are then re-references, as in Dallas."""
+        if self.n_objects is not None:
+            return self.n_objects
         return self.n_layers if self.n_layers is not None else max(1, self.n_requests * 3 // 4)
 
     @property
@@ -126,12 +129,41 @@ class RegistryProfile:
         return self.n_requests / self.requests_per_hour * 3600.0
 
 
+def registry_profile(datacenter: str = "dal", *, hours: float = 24.0, seed: int = 0) -> RegistryProfile:
+    """``hours`` of a datacenter of the registry as published: its sizes and rate, a day's rhythm, two thirds of the
+    GETs re-references.
+
+    Raises:
+        ValueError: no such datacenter, or not enough hours for a request.
+    """
+    if datacenter not in DATACENTERS:
+        raise ValueError(f"no datacenter {datacenter!r}; there are {', '.join(DATACENTERS)}")
+    published = DATACENTERS[datacenter]
+    n_requests = round(hours * published.requests_per_hour)
+    return RegistryProfile(
+        n_requests=n_requests,
+        n_objects=max(1, n_requests // 3),
+        seed=seed,
+        datacenter=datacenter,
+        swing=published.swing,
+        requests_per_hour=published.requests_per_hour,
+    )
+
+
 def generate(profile: RegistryProfile) -> list[Request]:
     """A registry-like trace of GETs in order of time, the first at 0 s; the same profile gives the same trace."""
     rng = np.random.Generator(np.random.PCG64(profile.seed))
-    sizes = _sizes(rng, profile.population, profile.max_bytes)
-    layers = np.sort(_draw_layers(rng, profile.population, profile.n_requests))
-    times_s = _times(rng, layers, profile.span_s)
+    published = DATACENTERS[profile.datacenter].size_bytes
+    if profile.n_objects is not None:
+        layers = _share_out(profile.n_objects, profile.n_requests)
+        sizes = _sizes_by_rank(rng, published, np.bincount(layers), profile.max_bytes)
+        times_s = _times(rng, layers, profile.span_s, _LATER)
+    else:
+        sizes = _sizes(rng, published, profile.population, profile.max_bytes)
+        layers = np.sort(_draw_layers(rng, profile.population, profile.n_requests))
+        times_s = _times(rng, layers, profile.span_s)
+    if profile.swing:
+        times_s = _daily(times_s, profile.span_s, profile.swing)
     order = np.argsort(times_s, kind="stable")
     begin_s = times_s[order[0]]
     names = _Names(rng, profile.population)
@@ -145,11 +177,31 @@ def generate(profile: RegistryProfile) -> list[Request]:
     ]
 
 
-def _sizes(rng: np.random.Generator, n: int, max_bytes: int) -> Ints:
+def _sizes(rng: np.random.Generator, published: LogCdf, n: int, max_bytes: int) -> Ints:
     """One size from each of ``n`` equal slices of the distribution below ``max_bytes``, in random order."""
-    limit = float(SIZE_BYTES.share(float(max_bytes)))
+    limit = float(published.share(float(max_bytes)))
     shares = (np.arange(n) + rng.random(n)) / n * limit
-    return np.rint(SIZE_BYTES.quantile(shares)).astype(np.int64)[np.argsort(rng.random(n))]
+    return np.rint(published.quantile(shares)).astype(np.int64)[np.argsort(rng.random(n))]
+
+
+def _sizes_by_rank(rng: np.random.Generator, published: LogCdf, n_requests: Ints, max_bytes: int) -> Ints:
+    """Sizes of objects with so many requests each, the most popular first.
+
+    They follow the distribution among any run of neighbours in popularity, not among all alone, and of several such
+    sequences the one is taken in which the share of large objects among the requests is nearest to that among the
+    objects (published: 750 of 3,654 GETs, 20% of the objects): a handful of objects gets a quarter of the requests,
+    and chance would make them all small in one trace and all large in the next.
+    """
+    limit = float(published.share(float(max_bytes)))
+    small = float(published.share(1e7))
+    steps = np.arange(len(n_requests)) * _GOLDEN
+    begins = rng.random(16)
+    missed = [
+        abs(float(n_requests[(begin + steps) % 1.0 * limit <= small].sum()) - small / limit * n_requests.sum())
+        for begin in begins
+    ]
+    shares: Floats = (begins[int(np.argmin(missed))] + steps) % 1.0 * limit
+    return np.rint(published.quantile(shares)).astype(np.int64)
 
 
 def _draw_layers(rng: np.random.Generator, n_layers: int, n_requests: int) -> Ints:
@@ -164,16 +216,41 @@ def _draw_layers(rng: np.random.Generator, n_layers: int, n_requests: int) -> In
     return np.searchsorted(shares, rng.random(n_requests), side="right")
 
 
-def _times(rng: np.random.Generator, layers: Ints, span_s: float) -> Floats:
+def _share_out(n_objects: int, n_requests: int) -> Ints:
+    """Which object each request is for, sorted: the most popular ones get the published shares, the rest at least one
+    request each, as evenly as can be. (The published curve is of 75 days; in a day nobody gets half a request.)"""
+    ranks = np.arange(n_objects + 1)
+    first_x, first_share = POPULARITY.points[0]
+    top = np.maximum(ranks, 1) / n_objects
+    shares = np.where(ranks / n_objects < first_x, first_share * ranks / n_objects / first_x, POPULARITY.share(top))
+    # a small trace has less than one object in its hottest 0.032%, and would send all of their requests to one
+    given = np.minimum(shares, HOTTEST_SHARE * ranks) * n_requests
+    # the last rank after which enough is left for one request each
+    head = int(np.flatnonzero(n_requests - given >= n_objects - ranks)[-1])
+    head = min(head, int(np.searchsorted(ranks / n_objects, _HEAD_AT_MOST)))
+    given[head:] = np.linspace(given[head], n_requests, n_objects - head + 1)
+    given[-1] = n_requests
+    return np.repeat(np.arange(n_objects), np.diff(np.rint(given).astype(np.int64)))
+
+
+def _daily(times_s: Floats, span_s: float, swing: float) -> Floats:
+    """Moves ``times_s``, even over ``span_s``, to where a day's rhythm has them: dense by day, sparse at night."""
+    at_s = np.linspace(0.0, span_s, 10_001)
+    angle = 2 * np.pi * (at_s / _DAY_S - _PEAK_DAY)
+    passed = at_s + swing * _DAY_S / (2 * np.pi) * (np.sin(angle) - np.sin(angle[0]))
+    return np.asarray(np.interp(times_s / span_s, passed / passed[-1], at_s), np.float64)
+
+
+def _times(rng: np.random.Generator, layers: Ints, span_s: float, later: float = 1.0) -> Floats:
     """When each request comes, for ``layers`` sorted: per layer a uniform start, then gaps from the reuse distribution.
 
     A time beyond the end goes on from the beginning, which keeps the number of requests; the sum over many layers with
-    independent starts is close to a Poisson process.
+    independent starts is close to a Poisson process. An exponent ``later`` below 1 makes for longer gaps.
     """
     n = len(layers)
     first = np.flatnonzero(np.r_[True, layers[1:] != layers[:-1]])
     longest_share = float(REUSE_GAP_S.share(span_s))
-    steps = REUSE_GAP_S.quantile(rng.random(n) * longest_share)
+    steps = REUSE_GAP_S.quantile(rng.random(n) ** later * longest_share)
     steps[first] = rng.random(len(first)) * span_s
     total = np.cumsum(steps)
     before = np.repeat(total[first] - steps[first], np.diff(np.r_[first, n]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from workloads.errors import TraceError
 
@@ -71,6 +72,15 @@ class TraceProblems:
         """
         self.n_out_of_order += 1
         self._note(path, line, f"time goes back by {back_s:.3f} s")
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """The counts, and the first problems with their line numbers."""
+        return {
+            "malformed_lines": self.n_malformed,
+            "out_of_order_lines": self.n_out_of_order,
+            "skipped_lines": dict(sorted(self.skipped.items())),
+            "first": [{"line": problem.line, "detail": problem.detail} for problem in self.first],
+        }
 
     def _note(self, path: str, line: int, detail: str) -> None:
         if self.strict:

@@ -29,6 +29,7 @@ _COMMANDS = {
     "replay": ("replay", "Replay a trace against this cache, Redis, S3 or Ray's object store."),
     "simulate": ("simulate", "Run a trace in virtual time: hits, losses, latency and cost."),
     "soak": ("soak", "Search for broken promises: seeded bad luck in virtual time."),
+    "trace": ("trace", "Traces: describe, convert, generate."),
     "report": ("report", "One page with plots of what replays and simulations found."),
     "cost": ("cost", "What a pool costs beside ElastiCache and S3, and what a bill came to."),
     "lecture": ("lecture", "Pages of the lecture as examples that run."),

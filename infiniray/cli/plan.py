@@ -199,9 +199,9 @@ def _search(
 
 
 def _read(path: Path, problems: Any) -> Any:
-    from workloads.readers import read_registry
+    from workloads.readers import open_trace
 
-    return read_registry(path, problems=problems)
+    return open_trace(path, problems=problems)
 
 
 def _largest_bytes(config: Config) -> float:

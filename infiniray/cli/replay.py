@@ -98,7 +98,7 @@ def replay(
     """
     need_extra("workloads")
     from workloads.progress import Display, ReplayProgress
-    from workloads.readers import read_registry
+    from workloads.readers import open_trace
     from workloads.replay.partition import Limits
     from workloads.replay.run import ReplayPlan, replay_trace
     from workloads.replay.worker import WorkerSpec
@@ -127,7 +127,7 @@ def replay(
         )
         display = Display.NONE if as_json else Display.AUTO
         with ReplayProgress(says(), display) as progress:
-            requests = read_registry(trace, problems=problems)
+            requests = open_trace(trace, problems=problems)
             summary = replay_trace(requests, plan, folder, progress=progress, problems=problems)
     if as_json:
         print_json(summary.to_json_dict() | {"folder": str(folder)})

@@ -59,7 +59,7 @@ def simulate(
     need_extra("workloads")
     from infiniray.sim.experiment import Experiment
     from infiniray.sim.reclaims import read_reclaims
-    from workloads.readers import read_registry
+    from workloads.readers import open_trace
     from workloads.simulated import asked_of
     from workloads.trace import TraceProblems
 
@@ -72,7 +72,7 @@ def simulate(
             chosen, seed=seed, tell=run.tell if run else None, tell_hour=run.tell_hour if run else None
         )
         samples = read_reclaims(reclaims) if reclaims is not None else ()
-        result = experiment.run(asked_of(read_registry(trace, problems=problems)), samples)
+        result = experiment.run(asked_of(open_trace(trace, problems=problems)), samples)
         if run is not None:
             run.note(result)
     if report is not None:

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from workloads.errors import TraceError
 
-__all__ = ["MAX_LINE_BYTES", "numbered_lines"]
+__all__ = ["MAX_LINE_BYTES", "decompressed", "numbered_lines"]
 
 #: a longer line is cut here; no format that we read has lines of more than a few hundred bytes
 MAX_LINE_BYTES = 64 * 1024
@@ -31,7 +31,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     with path.open("rb") as raw:
-        stream = _decompressed(raw)
+        stream = decompressed(raw)
         try:
             while line := stream.readline(MAX_LINE_BYTES):
                 number += 1
@@ -43,7 +43,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
             raise TraceError(path=str(path), line=number, detail=detail) from error
 
 
-def _decompressed(raw: BinaryIO) -> BinaryIO:
+def decompressed(raw: BinaryIO) -> BinaryIO:
+    """The bytes of a file that is at its beginning: unpacked if it is gzip by its first two bytes."""
     magic = raw.read(2)
     raw.seek(0)
     if magic != _GZIP_MAGIC:

@@ -6,17 +6,17 @@ an object is the request's URI, as in their replayer.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
 from workloads.errors import TraceError
-from workloads.readers.lines import MAX_LINE_BYTES, numbered_lines
-from workloads.trace import Method, Request, TraceProblems
+from workloads.readers.fields import Malformed, Row, check_status, csv_fields, key_of, method_of, size_of, utc_us
+from workloads.readers.following import follow
+from workloads.readers.lines import numbered_lines
+from workloads.trace import Request, TraceProblems
 
-__all__ = ["COLUMNS", "read_registry"]
+__all__ = ["COLUMNS", "NEEDED", "read_registry"]
 
 #: the header as published; only five of these are needed
 COLUMNS = (
@@ -33,14 +33,13 @@ COLUMNS = (
     "id",
     "timestamp",
 )
-
-
-class _Malformed(Exception):
-    """A line that does not hold a request; the message says why."""
-
-
-class _Skipped(Exception):
-    """A good line that is no use to a cache; the message is the reason it is counted under."""
+NEEDED = {
+    "method": "http.request.method",
+    "uri": "http.request.uri",
+    "status": "http.response.status",
+    "written": "http.response.written",
+    "timestamp": "timestamp",
+}
 
 
 class _Places(NamedTuple):
@@ -53,12 +52,18 @@ class _Places(NamedTuple):
     timestamp: int
     n_columns: int
 
-
-class _Row(NamedTuple):
-    when: datetime
-    key: str
-    size_bytes: int
-    method: Method
+    def parse(self, line: str) -> Row:
+        fields = csv_fields(line)
+        if len(fields) != self.n_columns:
+            raise Malformed(f"{len(fields)} fields instead of {self.n_columns}")
+        method = method_of(fields[self.method])
+        check_status(fields[self.status])
+        return Row(
+            at_us=utc_us(fields[self.timestamp]),
+            key=key_of(fields[self.uri], "URI"),
+            size_bytes=size_of(fields[self.written]),
+            method=method,
+        )
 
 
 def read_registry(
@@ -80,30 +85,7 @@ def read_registry(
     found.strict = found.strict or strict
     lines = numbered_lines(path)
     places = _header(path, lines)
-    start: datetime | None = None
-    last_s = 0.0
-    for number, line in lines:
-        try:
-            row = _parse(line, places)
-        except _Malformed as reason:
-            found.malformed(str(path), number, str(reason))
-            continue
-        except _Skipped as reason:
-            found.skipped[str(reason)] += 1
-            continue
-        start = start or row.when
-        timestamp_s = (row.when - start).total_seconds()
-        if timestamp_s < last_s:
-            found.out_of_order(str(path), number, last_s - timestamp_s)
-        last_s = max(last_s, timestamp_s)
-        yield Request(timestamp_s=last_s, key=row.key, size_bytes=row.size_bytes, method=row.method)
-    if start is None:
-        raise TraceError(path=str(path), line=1, detail=_no_requests(found))
-
-
-def _no_requests(found: TraceProblems) -> str:
-    detail = f"no request follows the header ({found.n_malformed} malformed, {found.skipped.total()} skipped lines)"
-    return detail + (f"; first problem, line {found.first[0].line}: {found.first[0].detail}" if found.first else "")
+    yield from follow(path, lines, places.parse, found)
 
 
 def _header(path: Path, lines: Iterator[tuple[int, str]]) -> _Places:
@@ -111,78 +93,10 @@ def _header(path: Path, lines: Iterator[tuple[int, str]]) -> _Places:
     if not line.strip():
         raise TraceError(path=str(path), line=1, detail="the file is empty, or begins with an empty line")
     try:
-        names = _split(line)
-    except _Malformed as reason:
+        names = csv_fields(line)
+    except Malformed as reason:
         raise TraceError(path=str(path), line=1, detail=f"not a CSV header: {reason}") from None
-    needed = {
-        "method": "http.request.method",
-        "uri": "http.request.uri",
-        "status": "http.response.status",
-        "written": "http.response.written",
-        "timestamp": "timestamp",
-    }
-    if missing := [name for name in needed.values() if name not in names]:
+    if missing := [name for name in NEEDED.values() if name not in names]:
         detail = f"not a registry trace: the header lacks {', '.join(missing)}"
         raise TraceError(path=str(path), line=1, detail=detail)
-    return _Places(**{field: names.index(name) for field, name in needed.items()}, n_columns=len(names))
-
-
-def _split(line: str) -> list[str]:
-    """The fields of one line. Line by line, so that a stray quote spoils its own line and not those that follow."""
-    if len(line) >= MAX_LINE_BYTES:
-        raise _Malformed(f"longer than {MAX_LINE_BYTES} bytes")
-    try:
-        return next(csv.reader([line], strict=True), [])
-    except csv.Error as error:
-        raise _Malformed(f"not CSV: {error}") from None
-
-
-def _parse(line: str, places: _Places) -> _Row:
-    fields = _split(line)
-    if len(fields) != places.n_columns:
-        raise _Malformed(f"{len(fields)} fields instead of {places.n_columns}")
-    method = _method(fields[places.method])
-    _check_status(fields[places.status])
-    key = fields[places.uri]
-    if not key or "\ufffd" in key:
-        raise _Malformed("the URI is empty or not UTF-8")
-    return _Row(_when(fields[places.timestamp]), key, _size(fields[places.written]), method)
-
-
-def _method(text: str) -> Method:
-    try:
-        return Method(text)
-    except ValueError:
-        pass
-    if text.isalpha() and text.isupper():
-        raise _Skipped(f"method {text}")
-    raise _Malformed(f"not an HTTP method: {text[:40]!r}")
-
-
-def _check_status(text: str) -> None:
-    digits = text.removesuffix(".0")  # pandas writes integer columns with gaps as floats
-    if len(digits) != 3 or not digits.isascii() or not digits.isdigit():
-        raise _Malformed(f"not an HTTP status: {text[:40]!r}")
-    if digits[0] != "2":
-        raise _Skipped(f"status {digits}")
-
-
-def _size(text: str) -> int:
-    try:
-        size = float(text)
-        n_bytes = int(size)
-    except (ValueError, OverflowError):
-        raise _Malformed(f"not a size in bytes: {text[:40]!r}") from None
-    if size != n_bytes or size < 0:
-        raise _Malformed(f"a size cannot be {text[:40]}")
-    return n_bytes
-
-
-def _when(text: str) -> datetime:
-    """Python 3.10 reads neither ``Z`` nor fractions of other than three or six digits, hence the care."""
-    whole, dot, fraction = text.removesuffix("Z").partition(".")
-    try:
-        when = datetime.fromisoformat(f"{whole}.{fraction[:6]:0<6}" if dot else whole)
-    except ValueError:
-        raise _Malformed(f"not a time: {text[:40]!r}") from None
-    return when if when.tzinfo is None else when.astimezone(timezone.utc).replace(tzinfo=None)
+    return _Places(**{field: names.index(name) for field, name in NEEDED.items()}, n_columns=len(names))

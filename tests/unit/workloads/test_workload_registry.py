@@ -142,7 +142,7 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 def test_a_file_without_requests_is_an_error(tmp_path: Path, text: str) -> None:
     trace = tmp_path / "t.csv"
     trace.write_text(text)
-    with pytest.raises(TraceError, match=r"empty|no request follows"):
+    with pytest.raises(TraceError, match=r"empty|holds no request"):
         list(read_registry(trace))
 
 
