@@ -270,6 +270,8 @@ class Node:
         if self.is_awake:
             assert self.link is not None
             self._align(self.link)
+        elif self.copy is not None:
+            self._register(self.copy)  # it may have been struck off, and nothing need wake it for long
 
     def _learn(self, report: CopyReport) -> None:
         """A warm-up told which instance it found, and what that has."""

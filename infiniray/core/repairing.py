@@ -56,8 +56,9 @@ class Repairs:
         return record.name in self._running
 
     def claim(self, record: ObjectRecord) -> None:
-        """Its chunks are being moved: let it alone."""
+        """Its chunks are being moved: let it alone, though it may be waiting for its repair."""
         self._running.add(record.name)
+        self._waiting.discard(record.name)
 
     def release(self, record: ObjectRecord) -> None:
         """It may be repaired again; that is due if it has lost chunks meanwhile."""

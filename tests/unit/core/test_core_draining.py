@@ -6,6 +6,7 @@ from core_world import World
 
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
+from infiniray.core.custody import NOBODY
 from infiniray.core.draining import LOOK_S
 from infiniray.core.ids import NodeId
 from infiniray.errors import ObjectReplaced
@@ -42,6 +43,30 @@ def test_a_node_that_comes_back_starts_afresh() -> None:
     for n in range(10):
         world.put(f"b{n}")
     assert world.state.nodes[node].used_bytes > 0
+
+
+def test_a_node_that_is_wanted_again_after_it_was_struck_off_is_put_on_record_without_being_woken() -> None:
+    """Deletes may wait for its word, which counts only then."""
+    world = World(n_nodes=8)
+    pool = tuple((node.id, node.capacity_bytes) for node in world.state.nodes.values())
+    for n in range(10):
+        world.put(f"b{n}")  # so that all nodes are on record
+    node = world.node_of("b0", 0)
+    instance = world.nodes[node].instance.id
+    world.holds_registry = True
+    send_away(world, node)
+    world.asleep()
+    world.advance(3 * LOOK_S)
+    world.asleep()
+    world.advance(3 * LOOK_S)
+    struck = [command for command in world.said(cmd.RegisterCopy) if command.node == node][-1]
+    assert struck.instance == NOBODY
+    since = len(world.commands)
+    world.tell(ev.PoolChanged(nodes=pool))
+    assert [(c.node, c.instance) for c in world.said(cmd.RegisterCopy, since)] == [(node, instance)]
+    assert [invoke for invoke in world.said(cmd.Invoke, since) if invoke.node == node] == []
+    world.tell(ev.CopyRegistered(node=node, instance=NOBODY), ev.CopyRegistered(node=node, instance=instance))
+    assert world.state.nodes[node].is_registered
 
 
 def test_a_node_stays_for_a_read_of_what_was_deleted_under_it() -> None:

@@ -340,6 +340,20 @@ def test_what_is_moved_is_let_alone_and_looked_at_afterwards() -> None:
     assert repaired(w) == ["a"]
 
 
+def test_what_is_moved_while_its_repair_is_waiting_is_let_alone_too() -> None:
+    """Or both would bring chunks of it to the same node."""
+    w = paused()
+    w.put("a")
+    lose_quietly(w, w.node_of("a", 0))
+    record = w.record("a")
+    w.state.repairs.claim(record)
+    w.advance(20.0)
+    assert repaired(w) == []
+    w.state.repairs.release(record)
+    w.tell(ev.OpCancelled(op=OpId(12345)))
+    assert repaired(w) == ["a"]
+
+
 def test_the_numbers_of_repairs_are_nobody_elses() -> None:
     w = world()
     numbers = [w.state.repairs.new_op() for _ in range(3)]
