@@ -43,7 +43,9 @@ class _Provider:
 
 @click.command()
 @click.option(
-    "--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A trace of any format that `trace describe` knows."
+    "--trace",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A trace of any format that `trace describe` knows.",
 )
 @click.option("--nodes", type=click.IntRange(min=1), help="Functions in the pool.")
 @click.option("--shards", type=click.IntRange(min=1), help="Proxy shards.")

@@ -50,6 +50,8 @@ class Move(Storing):
             self._is_read = True
             super().start()
         else:
+            if settled.outcome is Outcome.DAMAGED and self.record.places[self._index] == self._place:
+                self.shard.give_up_chunk(self.record, self._index)  # nobody can read it: to be rebuilt elsewhere
             self._fail(f"{self._place.node}: {settled.outcome.value}, {settled.detail}")
 
     def siblings(self) -> Collection[NodeId]:

@@ -674,8 +674,7 @@ class _Schedule:
             raise Violation(f"memory is called in flight: {self.state.nodes}")
         if used != accounted:
             raise Violation(f"memory in use {accounted} is not that of the objects {used}")
-        left = [node for node in self.state.draining.left() if node not in self.damaged]  # as long as they are
-        if left:
+        if left := self.state.draining.left():
             raise Violation(f"left in the pool: {left}")
         self._see_all_asleep()
 
