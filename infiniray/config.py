@@ -89,8 +89,10 @@ class ReadConfig(_Section):
 class AvailabilityConfig(_Section):
     """What keeps the data while functions vanish."""
 
-    warm: Literal["all", "holding", "none"] = Field(
-        "all", description="keep nodes from being reclaimed as idle: all of them, or those that hold chunks"
+    warm: Literal["all", "holding", "fixed", "none"] = Field(
+        "all",
+        description="keep nodes from being reclaimed as idle: all of them, or those that hold chunks; 'fixed': all, at "
+        "every interval, used or not (FAST'20 section 4.2)",
     )
     warm_interval_s: Seconds = Field(60.0, gt=0, description="invoke a node that nothing has used for this long")
     backup_interval_s: Seconds = Field(
@@ -101,6 +103,9 @@ class AvailabilityConfig(_Section):
     )
     backup_burst_bytes: Bytes = Field(
         150 << 20, gt=0, description="moved by one backup at most: what a function's network does at its burst rate"
+    )
+    backup_retry_s: Seconds = Field(
+        15.0, gt=0, description="pause before a backup goes on that stopped there, or that failed"
     )
     backup_slots: int = Field(8, ge=1, description="backups at a time, over all shards")
     repair: Literal["always", "reads", "none"] = Field(

@@ -21,6 +21,7 @@ def policy_of(config: Config, *, seed: int = 0) -> Policy:
         backup_interval_s=available.backup_interval_s,
         backup_max_age_s=available.backup_max_age_s,
         backup_burst_bytes=available.backup_burst_bytes,
+        backup_retry_s=available.backup_retry_s,
         repair=RepairMode(available.repair),
         repair_bytes_per_s=available.repair_bytes_per_s,
         repair_usd_per_h=available.repair_usd_per_h,

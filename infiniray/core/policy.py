@@ -29,7 +29,8 @@ class Hedge(enum.Enum):
 class Warm(enum.Enum):
     """Which nodes are kept warm."""
 
-    ALL = "all"  # FAST'20 section 4.2
+    FIXED = "fixed"  # all, every interval, used or not: as FAST'20 section 4.2 counts it
+    ALL = "all"  # all that nothing has used for an interval
     HOLDING = "holding"  # those that hold chunks: losing an empty instance costs nothing but its start
     NONE = "none"
 

@@ -18,7 +18,8 @@ _SOON_SHARE = 0.001
 
 
 class Warming:
-    """I have each node invoked that has not been for ``warm_interval_s``, whatever the last invocation was for.
+    """I have each node invoked that has not been for ``warm_interval_s``, whatever the last invocation was for; or, as
+    the paper does, at every interval.
 
     A warm-up costs the request fee and a millisecond; its answer tells at once whether the instance was reclaimed.
     """
@@ -35,10 +36,11 @@ class Warming:
 
     def on_timer(self, node: Node) -> None:
         policy = self._context.policy
-        due_s = node.touched_s + policy.warm_interval_s - self._context.now_s
+        since_s = node.touched_s if policy.warm is not Warm.FIXED else 0.0
+        due_s = since_s + policy.warm_interval_s - self._context.now_s
         if due_s <= _SOON_SHARE * policy.warm_interval_s:
             due_s = policy.warm_interval_s
-            if policy.warm is Warm.ALL or node.custody.holdings:
+            if policy.warm is not Warm.HOLDING or node.custody.holdings:
                 node.warm()
         self._set(node.id, due_s)
 
