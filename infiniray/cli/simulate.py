@@ -30,6 +30,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--config", type=_FILE, help="What runs, and (section simulation) on what.  [default: the defaults]")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.NAME=VALUE", help="Any setting; may be repeated.")
 @click.option("--reclaims", type=_FILE, help="CSV of (hour or minute, instances reclaimed).  [default: none]")
+@click.option("--reclaims-scale", type=click.FloatRange(min=0.0), default=1.0, show_default=True, help="Times as many.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option("--hourly", is_flag=True, help="What every hour added, too.")
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Write tables and a page there.")
@@ -43,6 +44,7 @@ def simulate(
     config: Path | None,
     settings: tuple[str, ...],
     reclaims: Path | None,
+    reclaims_scale: float,
     seed: int,
     hourly: bool,
     report: Path | None,
@@ -71,7 +73,7 @@ def simulate(
         experiment = Experiment(
             chosen, seed=seed, tell=run.tell if run else None, tell_hour=run.tell_hour if run else None
         )
-        samples = read_reclaims(reclaims) if reclaims is not None else ()
+        samples = read_reclaims(reclaims, scale=reclaims_scale) if reclaims is not None else ()
         result = experiment.run(asked_of(open_trace(trace, problems=problems)), samples)
         if run is not None:
             run.note(result)

@@ -32,10 +32,14 @@ class Reclaim(NamedTuple):
     n: int
 
 
-def read_reclaims(path: Path) -> Iterator[Sample]:
+def read_reclaims(path: Path, *, scale: float = 1.0) -> Iterator[Sample]:
     """The samples of a CSV file of two columns: time (named after its unit: hour, minute or second) and count.
 
-    Counts that were read off a figure are rounded to whole numbers; a time before the start counts as the start.
+    Counts that were read off a figure are rounded to whole numbers, what scaling leaves over being carried on to
+    the next; a time before the start counts as the start.
+
+    Args:
+        scale: of the counts, for a pool of another size.
 
     Raises (while iterating):
         ReclaimsError: a column is not what it should be, or times do not rise.
@@ -47,13 +51,14 @@ def read_reclaims(path: Path) -> Iterator[Sample]:
         unit_s = _UNITS_S.get(header[0].strip().removesuffix("s")) if len(header) == 2 else None
         if unit_s is None:
             raise ReclaimsError(file=str(path), line=1, detail=f"not 'hour,count' (or minute, second): {header!r:.80}")
-        last_s = -math.inf
+        last_s, carried = -math.inf, 0.0
         for row in rows:
             if not row:
                 continue
             try:
                 hour, count = map(float, row)
-                sample = Sample(hour * unit_s, round(count))
+                exact = round(count) * scale + carried
+                sample = Sample(hour * unit_s, max(0, round(exact)) if count >= 0 else -1)
             except (ValueError, OverflowError):
                 raise ReclaimsError(
                     file=str(path), line=rows.line_num, detail=f"not two numbers: {row!r:.80}"
@@ -61,7 +66,7 @@ def read_reclaims(path: Path) -> Iterator[Sample]:
             if sample.n < 0 or not last_s <= sample.until_s < math.inf:
                 detail = "a negative count" if sample.n < 0 else "times must rise"
                 raise ReclaimsError(file=str(path), line=rows.line_num, detail=detail)
-            last_s = sample.until_s
+            last_s, carried = sample.until_s, exact - sample.n
             yield Sample(max(0.0, sample.until_s), sample.n)
 
 
