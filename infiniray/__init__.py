@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from infiniray.cache import AsyncCache, Cache
     from infiniray.config import Config
     from infiniray.errors import (
+        BackingDamaged,
+        BackingError,
+        BackingRefused,
+        BackingUnavailable,
         CacheUnavailable,
         ConfigError,
         DeadlineExceeded,
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
         ValueNotStorable,
         ValueTooLarge,
         WriteFailed,
+        WriteLost,
+        WritesUnflushed,
         WriteUncertain,
     )
     from infiniray.lifecycle import connect, start
@@ -44,6 +50,10 @@ _HOMES = {
 
 __all__ = [
     "AsyncCache",
+    "BackingDamaged",
+    "BackingError",
+    "BackingRefused",
+    "BackingUnavailable",
     "Cache",
     "CacheUnavailable",
     "Config",
@@ -61,7 +71,9 @@ __all__ = [
     "ValueNotStorable",
     "ValueTooLarge",
     "WriteFailed",
+    "WriteLost",
     "WriteUncertain",
+    "WritesUnflushed",
     "connect",
     "start",
 ]

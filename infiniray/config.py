@@ -166,7 +166,9 @@ class PlatformConfig(_Section):
     )
     region: str = "us-east-1"
     listen_host: str = Field("127.0.0.1", description="where shards listen for nodes")
-    advertise_host: str | None = Field(None, description="what nodes dial; None: listen_host")
+    advertise_host: str | None = Field(
+        None, description="what nodes dial; None: listen_host, or if that is all interfaces, the machine's own address"
+    )
     local: LocalPlatformSettings = Field(default_factory=LocalPlatformSettings)
 
 

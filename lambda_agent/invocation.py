@@ -52,9 +52,15 @@ class Invocation(NamedTuple):
         if type(epoch) is not int or not 0 <= epoch <= _MAX_EPOCH:
             raise InvalidInvocation(f"epoch is a number from 0 to {_MAX_EPOCH}, not {epoch!r:.40}")
         proof = auth.invoke_proof(secret, node=node, session=session, address=address, epoch=epoch)
-        if not auth.matches(proof, event.get("proof")):
+        if not auth.matches(proof, _proof(event, secret)):
             raise InvalidInvocation(f"session {session!r:.40} of node {node!r:.80}: the proof is not of this pool")
         return cls(reason, node, session, address, epoch, _linger_s(event))
+
+
+def _proof(event: dict[str, Any], secret: bytes) -> object:
+    """The one that is for functions with this secret: while it is changed, there is one for each that they may have."""
+    proofs = event.get("proofs")
+    return proofs.get(auth.key_id(secret)) if isinstance(proofs, dict) else event.get("proof")
 
 
 def _text(event: dict[str, Any], name: str) -> str:

@@ -130,7 +130,7 @@ class Session:
             raise HandshakeFailed("the challenge has no nonce")
         nonce = auth.new_nonce()
         mac = auth.hello_proof(secret, shard_nonce=shard_nonce, node_nonce=nonce, node=node, instance=instance)
-        self._say(channel, Kind.HELLO, {"nonce": nonce, "mac": mac, **self._introduction()})
+        self._say(channel, Kind.HELLO, {"key": auth.key_id(secret), "nonce": nonce, "mac": mac, **self._introduction()})
         welcome = self._expect(channel, Kind.WELCOME, deadline_s)
         proof = auth.welcome_proof(secret, shard_nonce=shard_nonce, node_nonce=nonce, node=node, epoch=welcome.epoch)
         if not auth.matches(proof, welcome.meta.get("mac")):

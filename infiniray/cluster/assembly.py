@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 
+from infiniray.cluster import rayapi
 from infiniray.cluster.membership import Membership
 from infiniray.config import Config, PlatformConfig
 from infiniray.core.ids import InstanceId, NodeId
@@ -13,9 +15,10 @@ from infiniray.faas.invoker import FunctionInvoker
 from infiniray.policies import policy_of
 from infiniray.runtime.coordination import Coordinator
 from infiniray.runtime.driver import ChunkCoder, ShardDriver
+from infiniray.runtime.keys import KeyRing
 from infiniray.runtime.pacing import Pacing
 
-__all__ = ["assemble", "pacing_of", "policy_of"]
+__all__ = ["address_to_dial", "assemble", "pacing_of", "policy_of"]
 
 #: Open at once: a session that ends and the next one overlap; a copy of the node may run beside it.
 _INVOCATIONS_PER_NODE = 4
@@ -31,11 +34,29 @@ def pacing_of(platform: PlatformConfig) -> Pacing | None:
     return None if shape is None else Pacing(**shape.model_dump())
 
 
+def address_to_dial(platform: PlatformConfig) -> str:
+    """What nodes dial to reach the machine that this process is on.
+
+    "All interfaces" is nowhere to dial: then it is the address by which Ray knows the machine, and shards on several
+    machines have one each.
+    """
+    if platform.advertise_host is not None:
+        return platform.advertise_host
+    return rayapi.local_node_ip() if _is_wildcard(platform.listen_host) else platform.listen_host
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def assemble(
     membership: Membership,
     shard: str,
     config: Config,
-    secret: bytes,
+    secret: bytes | KeyRing,
     endpoint_url: str | None,
     coder: ChunkCoder,
     *,
@@ -67,7 +88,7 @@ def assemble(
         coder,
         secret,
         listen_host=platform.listen_host,
-        advertise_host=platform.advertise_host,
+        advertise_host=address_to_dial(platform),
         linger_s=config.session.linger_s,
         invoke_timeout_s=config.pool.timeout_s + _INVOKE_GRACE_S,
         pacing=pacing_of(platform),

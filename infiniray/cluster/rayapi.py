@@ -37,6 +37,7 @@ __all__ = [
     "is_connected",
     "kill",
     "local_node_id",
+    "local_node_ip",
     "place",
     "start_local",
     "store_delete",
@@ -123,6 +124,13 @@ def address() -> str:
 
 def local_node_id() -> str:
     return str(ray.get_runtime_context().get_node_id())
+
+
+def local_node_ip() -> str:
+    """The address by which the other machines of the cluster reach this one: in a VPC its private one, of a pod its
+    own."""
+    node_ip: Any = ray.util.get_node_ip_address  # not typed
+    return str(node_ip())
 
 
 # ---------------------------------------------------------------- actors

@@ -72,7 +72,7 @@ class FunctionRates:
 
     def billed_ms(self, duration_ms: float) -> int:
         """Rounded up to the step; at least one."""
-        return max(1, math.ceil(duration_ms / self.step_ms - _NOISE)) * self.step_ms
+        return (math.ceil(duration_ms / self.step_ms - _NOISE) or 1) * self.step_ms
 
     def invocations_usd(self, n_invocations: float, duration_ms: float, memory_mb: int) -> float:
         """Fee and ``duration_ms``, unrounded, of each of so many."""

@@ -25,6 +25,7 @@ from infiniray.runtime.buffers import BufferPool, ByteArray, OperationBuffers
 from infiniray.runtime.clock import Clock, Timers
 from infiniray.runtime.coordination import Coordination, Coordinator, LoneCoordinator
 from infiniray.runtime.copies import Copies
+from infiniray.runtime.keys import KeyRing
 from infiniray.runtime.link import NodeLink
 from infiniray.runtime.listener import Greeting, Listener
 from infiniray.runtime.pacing import Pacer, Pacing
@@ -54,7 +55,7 @@ class ShardDriver:
         state: what decides.
         invoker: starts functions.
         coder: computes parity and lost chunks.
-        secret: the pool's, shared with its functions.
+        secret: the pool's, shared with its functions; two while it is changed.
         advertise_host: what nodes dial to reach this machine.
         linger_s: how long nodes wait for more work.
         invoke_timeout_s: how long an invocation may take; above the functions' own timeout.
@@ -68,7 +69,7 @@ class ShardDriver:
         state: ShardState,
         invoker: Invoker,
         coder: ChunkCoder,
-        secret: bytes,
+        secret: bytes | KeyRing,
         *,
         listen_host: str = "127.0.0.1",
         advertise_host: str | None = None,
@@ -100,6 +101,7 @@ class ShardDriver:
         self._is_deposed = False
         self._on_deposed = on_deposed
         self._links: dict[LinkId, NodeLink] = {}
+        self._keys_of: dict[LinkId, str] = {}  # ids of the secrets that they were proven with
         self._copies = Copies(self._links, self.pool, self.feed)
         self._buffers: dict[OpId, OperationBuffers] = {}
         self._waiting: dict[OpId, asyncio.Future[cmd.Complete]] = {}
@@ -215,6 +217,23 @@ class ShardDriver:
         :meth:`stats` says what is left on them."""
         self._listener.nodes = frozenset(self.state.nodes) | frozenset(nodes)
         self.feed(ev.PoolChanged(nodes=tuple(nodes.items())))
+
+    @property
+    def keys(self) -> KeyRing:
+        """The secrets that nodes may prove to know."""
+        return self._listener.keys
+
+    def change_keys(self, keys: KeyRing) -> None:
+        """Accept these secrets from now on. Nodes that proved one which is not among them any more are hung up on, and
+        do not get in again."""
+        self._listener.keys = self._sessions.keys = keys
+        for link in list(self._links.values()):
+            if self._keys_of[link.id] not in keys.ids:
+                link.close("its secret is not accepted any more")
+
+    def keys_in_use(self) -> Counter[str]:
+        """Of the connections that are open: how many were proven with which secret, by its id."""
+        return Counter(self._keys_of.values())
 
     def now_s(self) -> float:
         """The shard's time, Unix."""
@@ -414,6 +433,7 @@ class ShardDriver:
     def _welcome(self, connection: socket.socket, greeting: Greeting) -> None:
         link_id = LinkId(next(self._link_ids))
         pacer = Pacer(self._pacing, connection) if self._pacing is not None else None
+        self._keys_of[link_id] = greeting.key
         self._links[link_id] = NodeLink(link_id, greeting.node, connection, self._epoch, self, pacer)
         self.feed(
             ev.LinkOpened(
@@ -475,6 +495,7 @@ class ShardDriver:
 
     def on_link_closed(self, link: NodeLink, reason: str) -> None:
         self._links.pop(link.id, None)
+        self._keys_of.pop(link.id, None)
         self.counters["bytes_in"] += link.bytes_in
         self.counters["bytes_out"] += link.bytes_out
         self.counters["frames_discarded"] += link.n_discarded

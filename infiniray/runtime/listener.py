@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from infiniray.core.ids import InstanceId, NodeId, SessionId
+from infiniray.runtime.keys import KeyRing
 from infiniray.wire import auth
 from infiniray.wire.describe import SeqSpans
 from infiniray.wire.frames import Frame, FrameReader, Kind, ProtocolError, pack
@@ -35,6 +36,8 @@ class Greeting:
     instance: InstanceId
     session: SessionId
     spans: SeqSpans
+    #: of the secret by which it did so
+    key: str
 
 
 class Listener:
@@ -44,10 +47,15 @@ class Listener:
     """
 
     def __init__(
-        self, secret: bytes, epoch: int, nodes: Collection[str], welcome: Callable[[socket.socket, Greeting], None]
+        self,
+        keys: bytes | KeyRing,
+        epoch: int,
+        nodes: Collection[str],
+        welcome: Callable[[socket.socket, Greeting], None],
     ) -> None:
         self.refused: Counter[str] = Counter()
-        self._secret = secret
+        #: what may be proved to be known
+        self.keys = KeyRing.of(keys)
         self._epoch = epoch
         #: who may dial in
         self.nodes = frozenset(nodes)
@@ -133,17 +141,24 @@ class Listener:
         if not all(isinstance(field, str) and 0 < len(field) <= 256 for field in fields):
             raise ProtocolError("HELLO without names")
         node, instance, session, node_nonce = map(str, fields)
-        expected = auth.hello_proof(
-            self._secret, shard_nonce=nonce, node_nonce=node_nonce, node=node, instance=instance
-        )
+        # who names no key has the one that all had when it was built
+        secret = self.keys.find(meta["key"]) if "key" in meta else self.keys.current
+        if secret is None:
+            raise ProtocolError("wrong proof")
+        expected = auth.hello_proof(secret, shard_nonce=nonce, node_nonce=node_nonce, node=node, instance=instance)
         if not auth.matches(expected, meta.get("mac")):
             raise ProtocolError("wrong proof")
         if node not in self.nodes:
             raise ProtocolError("unknown node")
         spans = SeqSpans.from_wire(meta.get("spans"))
-        proof = auth.welcome_proof(self._secret, shard_nonce=nonce, node_nonce=node_nonce, node=node, epoch=self._epoch)
+        proof = auth.welcome_proof(secret, shard_nonce=nonce, node_nonce=node_nonce, node=node, epoch=self._epoch)
         await loop.sock_sendall(connection, pack(Kind.WELCOME, epoch=self._epoch, meta={"mac": proof}))
-        return Greeting(node=NodeId(node), instance=InstanceId(instance), session=SessionId(session), spans=spans)
+        if secret not in self.keys:  # retired while this was sent
+            raise ProtocolError("wrong proof")
+        return Greeting(
+            node=NodeId(node), instance=InstanceId(instance), session=SessionId(session), spans=spans,
+            key=auth.key_id(secret),
+        )  # fmt: skip
 
 
 async def _read_frame(connection: socket.socket) -> Frame:

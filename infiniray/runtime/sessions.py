@@ -11,6 +11,7 @@ from infiniray.core.commands import Invoke
 from infiniray.core.events import CopyReport, InvokeOutcome, InvokeReturned
 from infiniray.core.ids import InstanceId
 from infiniray.errors import PlatformError, PlatformThrottled
+from infiniray.runtime.keys import KeyRing
 from infiniray.wire import auth
 from infiniray.wire.describe import SeqSpans
 from infiniray.wire.frames import ProtocolError
@@ -42,7 +43,7 @@ class Sessions:
     def __init__(
         self,
         invoker: Invoker,
-        secret: bytes,
+        keys: bytes | KeyRing,
         epoch: int,
         *,
         linger_s: float,
@@ -52,7 +53,7 @@ class Sessions:
     ) -> None:
         self.address = ""  # where nodes shall dial; known when the listener listens
         self._invoker = invoker
-        self._secret = secret
+        self.keys = KeyRing.of(keys)  # functions have one of them, nobody knows which
         self._epoch = epoch
         self._linger_s = linger_s
         self._timeout_s = timeout_s
@@ -92,9 +93,6 @@ class Sessions:
             self._depose()
 
     def _payload(self, command: Invoke) -> bytes:
-        proof = auth.invoke_proof(
-            self._secret, node=command.node, session=command.session, address=self.address, epoch=self._epoch
-        )
         return json.dumps(
             {
                 "reason": command.reason,
@@ -102,10 +100,20 @@ class Sessions:
                 "session": command.session,
                 "address": self.address,
                 "epoch": self._epoch,
-                "proof": proof,
+                **self._proofs(command),
                 "linger_ms": self._linger_s * 1000,
             }
         ).encode()
+
+    def _proofs(self, command: Invoke) -> dict[str, Any]:
+        """One, or while secrets are changed one for each that the function may have, by the secret's id."""
+        proofs = {
+            auth.key_id(secret): auth.invoke_proof(
+                secret, node=command.node, session=command.session, address=self.address, epoch=self._epoch
+            )
+            for secret in self.keys
+        }
+        return {"proofs": proofs} if len(proofs) > 1 else {"proof": proofs.popitem()[1]}
 
     async def close(self, timeout_s: float) -> None:
         """Wait for the invocations that are out, then give up on them."""

@@ -60,8 +60,8 @@ class Instance:
 
     __slots__ = (
         "began_s", "busy_until_s", "chunks", "held_until_s", "host", "id", "inbox", "init_s", "inward", "is_busy",
-        "is_gone", "is_let_go", "link", "n_requests", "node", "number", "outward", "place", "port", "purpose",
-        "seqs", "session", "spans", "stay_until_s", "used_bytes", "used_s",
+        "is_gone", "is_let_go", "link", "looks_s", "n_requests", "node", "number", "outward", "place", "port",
+        "purpose", "seqs", "session", "spans", "stay_until_s", "used_bytes", "used_s",
     )  # fmt: skip
 
     def __init__(self, number: int, node: NodeId, port: ShardRun, host: int, network: NetworkModel, speed: float):
@@ -91,6 +91,7 @@ class Instance:
         self.busy_until_s = 0.0
         self.held_until_s = 0.0
         self.stay_until_s = 0.0
+        self.looks_s = 0.0  # when it is next seen whether it is over
         self.is_let_go = False
         self.n_requests = 0
 

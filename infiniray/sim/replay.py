@@ -69,6 +69,7 @@ class ShardRun:
     ) -> None:
         self.state = state
         self.n_events = 0
+        self._handle = state.handle
         #: set when there is one
         self.fleet: Fleet
         self._agenda = agenda
@@ -123,7 +124,7 @@ class ShardRun:
         """Tell the shard a fact, and do what it asks for."""
         self.n_events += 1
         execute = self._execute
-        for command in self.state.handle(event, self._agenda.now_s):
+        for command in self._handle(event, self._agenda.now_s):
             execute[command.__class__](command)
 
     # ------------------------------------------------------------ timers and what is not modelled closer
@@ -234,7 +235,15 @@ class ShardRun:
                     if self._under_way.pop(request.request, None) is not None:  # else it was cancelled meanwhile
                         self._take(instance, request)
             self.feed(ev.PongReceived(link=link, session=session))
-        self._agenda.at(self._leaves_at(instance), self._look, (instance, session))
+        instance.looks_s = math.inf
+        self._plan_look(instance)
+
+    def _plan_look(self, instance: Instance) -> None:
+        """See in time whether the session is over. If that is planned already, it is planned anew from there."""
+        end_s = self._leaves_at(instance)
+        if end_s < instance.looks_s:
+            instance.looks_s = end_s
+            self._agenda.at(end_s, self._look, (instance, instance.session))
 
     def _leaves_at(self, instance: Instance) -> float:
         """When the session ends if nothing more comes."""
@@ -254,9 +263,9 @@ class ShardRun:
         instance, session = what
         if instance.session != session:
             return
-        end_s = self._leaves_at(instance)
-        if end_s > self._agenda.now_s + 1e-6:
-            self._agenda.at(end_s, self._look, what)
+        if self._leaves_at(instance) > self._agenda.now_s + 1e-6:
+            instance.looks_s = math.inf
+            self._plan_look(instance)
         else:
             self._leave(instance)
 
@@ -313,7 +322,7 @@ class ShardRun:
         instance.is_let_go = command.for_s == 0
         instance.held_until_s = come_s + command.for_s
         instance.busy_until_s = max(instance.busy_until_s, come_s)
-        self._agenda.at(self._leaves_at(instance), self._look, (instance, instance.session))
+        self._plan_look(instance)
 
     # ------------------------------------------------------------ requests
 
@@ -356,7 +365,7 @@ class ShardRun:
             pipe.free_s = max(start_s, stop_s)
             instance.busy_until_s = max(stop_s, instance.inward.free_s, instance.outward.free_s)
             if instance.session is not None:
-                self._agenda.at(self._leaves_at(instance), self._look, (instance, instance.session))
+                self._plan_look(instance)
 
     def _store(self, instance: Instance, command: cmd.StoreChunk) -> None:
         _account(instance, command.op)

@@ -11,12 +11,17 @@ import hashlib
 import hmac
 import os
 
-__all__ = ["hello_proof", "invoke_proof", "matches", "new_nonce", "welcome_proof"]
+__all__ = ["hello_proof", "invoke_proof", "key_id", "matches", "new_nonce", "welcome_proof"]
 
 
 def new_nonce() -> str:
     """128 bits, in hex."""
     return os.urandom(16).hex()  # what secrets does, without the megabyte that importing it costs a node
+
+
+def key_id(secret: bytes) -> str:
+    """A name for a secret, by which two sides find out which they share; the secret does not follow from it."""
+    return _mac(secret, "key")[:16]
 
 
 def matches(ours: str, theirs: object) -> bool:

@@ -52,7 +52,7 @@ class Kind(enum.IntEnum):
 
     # opening a connection
     CHALLENGE = 1  # shard: nonce
-    HELLO = 2  # node: node, instance, session, reason, nonce, mac, spans, n_chunks, used_bytes, limit_bytes
+    HELLO = 2  # node: node, instance, session, reason, key, nonce, mac, spans, n_chunks, used_bytes, limit_bytes
     WELCOME = 3  # shard: mac
     # sessions
     PING = 10  # shard

@@ -54,7 +54,11 @@ class Footprint:
 
     def processes(self) -> list[psutil.Process]:
         """All that have been started since, by this one or its descendants, and that are alive."""
-        return [process for process in psutil.process_iter() if self._marked(process) and _is_alive(process)]
+        return [
+            process
+            for process in psutil.process_iter()
+            if self._marked(process) and _is_alive(process) and not _is_own_tracker(process)
+        ]
 
     def _marked(self, process: psutil.Process) -> bool:
         with contextlib.suppress(OSError):
@@ -93,6 +97,13 @@ def _names_in(directory: Path) -> set[str]:
 def _is_alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _is_own_tracker(process: psutil.Process) -> bool:
+    """multiprocessing's, which this very process owns: it ends with it, and not before."""
+    with contextlib.suppress(psutil.Error):
+        return process.ppid() == os.getpid() and "multiprocessing.resource_tracker" in " ".join(process.cmdline())
     return False
 
 

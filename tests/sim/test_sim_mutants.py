@@ -36,7 +36,7 @@ from infiniray.sim.registry import SimRegistry
 from infiniray.sim.schedules import run_schedule
 from infiniray.sim.supervisor import SimSupervisor
 
-BUDGET = 160
+BUDGET = 320
 
 
 def commits_early(patch: pytest.MonkeyPatch) -> None:

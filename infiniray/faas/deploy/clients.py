@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError
 from infiniray.config import Config
 from infiniray.errors import WrongAccount, WrongRegion
 from infiniray.faas.deploy.explain import clock_skew_s, explain, explained
+from infiniray.faas.deploy.hushing import hush
 from infiniray.faas.deploy.scope import Scope
 from infiniray.faas.local.functions import ACCOUNT
 
@@ -52,6 +53,7 @@ class Clients:
 
 def control_client(endpoint_url: str | None, region: str) -> LambdaClient:
     """A client for the function API but Invoke: unlike an invocation, what it asks for may be tried again."""
+    hush()
     arguments: dict[str, Any] = {"region_name": region, "config": _settings()}
     if endpoint_url is not None:
         arguments["endpoint_url"] = endpoint_url

@@ -74,6 +74,7 @@ class GridNode:
         self.name = name
         self.instances: list[Instance] = []
         self.errors: list[Exception] = []  # raised by the platform, one an invocation
+        self.secret = SECRET  # in the function's settings, for instances to come
         self.n_invocations = 0
         self.n_segments = 0  # of chunks, sent to the shard
         self.is_broken = False
@@ -181,7 +182,7 @@ class GridNode:
                 if instance.id not in self._busy:
                     break
             else:
-                instance = Instance(SECRET, self._limit_bytes)
+                instance = Instance(self.secret, self._limit_bytes)
                 self.instances.append(instance)
             self._busy.add(instance.id)
             return instance
