@@ -10,7 +10,6 @@ from infiniray.core.commands import CancelTimer, Command, SetTimer
 from infiniray.core.ids import RequestId, Timer
 from infiniray.core.policy import Policy
 from infiniray.core.requests import Settled
-from infiniray.core.silence import Silence
 
 if TYPE_CHECKING:
     from infiniray.core.node import Node
@@ -35,8 +34,6 @@ class Context:
         self.turned: deque[Node] = deque()
         #: something that a deletion may wait for has happened
         self.has_progressed = False
-        #: who should have been heard of by when
-        self.silence = Silence(self)
         self._n_requests = 0
         self._last_stamp = 0
 
@@ -48,9 +45,7 @@ class Context:
     def new_stamp(self) -> int:
         """A number above all before it, and above those of an earlier incarnation of this shard: microseconds of
         Unix time, or the next one."""
-        stamp, self._last_stamp = int(self.now_s * 1e6), self._last_stamp + 1
-        if stamp > self._last_stamp:
-            self._last_stamp = stamp
+        self._last_stamp = max(self._last_stamp + 1, int(self.now_s * 1e6))
         return self._last_stamp
 
     def set_timer(self, timer: Timer, after_s: float) -> None:

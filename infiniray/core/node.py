@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from infiniray.core.commands import CloseLink, DeleteChunks, Hold, Invoke, Ping, RegisterCopy
@@ -70,8 +68,6 @@ class Node:
         self._retry_after_s = 0.0  # what the platform asked for, last time it refused
         self._is_backing_off = False
         self._is_hurried = False  # what is to be deleted is worth an invocation
-        #: when it should have been heard of, or its departure should be over; infinite while nobody waits for that
-        self.silent_until_s = math.inf
         #: it did not answer just now: until then it comes last
         self.suspect_until_s = 0.0
         self.outbox = Outbox(
@@ -233,7 +229,7 @@ class Node:
             self._stimulate(Stimulus.RETURNED)
 
     def on_silence(self) -> None:
-        """The time of a PING, an invocation or a departure is up."""
+        """The timer of a PING, an invocation or a departure ran out."""
         self._stimulate(Stimulus.SILENCE)
 
     def on_retry(self) -> None:
@@ -282,8 +278,7 @@ class Node:
         self.outbox.note_seq(report.spans.last)
         former, link = self.link, self._link_of(report.instance)
         if link is not None:
-            if link.copy.spans != report.spans:
-                link.copy.spans = report.spans.copy()
+            link.copy.spans = report.spans.copy()
             if link is not self.link:
                 self.link = link
             self._turn_to(link.copy)
@@ -382,8 +377,7 @@ class Node:
         self._is_hurried = False
         for link in self._links.values():
             self._close(link)
-        self.silent_until_s = math.inf
-        for kind in ("retry", "backup"):
+        for kind in ("silence", "retry", "warm", "backup"):
             self._context.cancel_timer((kind, self.id))
 
     def _close(self, link: Link) -> None:
@@ -434,27 +428,38 @@ class Node:
         if stimulus is Stimulus.REQUEST and self._is_backing_off:
             return
         before = self.activity, self.validity
-        after, actions = step(before, stimulus)
-        self.activity, self.validity = after
-        if after[0] is Activity.LEAVING:
-            if before[0] is not Activity.LEAVING:
-                self._context.silence.expect(self, self._context.policy.connect_timeout_s)
-        elif after not in WAITING:
-            self.silent_until_s = math.inf
+        (self.activity, self.validity), actions = step(before, stimulus)
+        if before in WAITING or self.activity is Activity.LEAVING:
+            self._keep_silence_timer(before)
         for action in actions:
-            _ACTS[action](self)
+            match action:
+                case Action.INVOKE:
+                    self._invoke("backup" if self.backup is not None and not self.outbox.n_queued else "serve")
+                case Action.WARM:
+                    self._session = self._send_invocation("warm")
+                case Action.PING:
+                    self._ping()
+                case Action.FLUSH:
+                    self._flush()
+                case Action.RESUME:
+                    self._resume()
+                case Action.SUSPECT:
+                    self._suspect()
 
-    def _invoke(self) -> None:
-        reason = "backup" if self.backup is not None and not self.outbox.n_queued else "serve"
+    def _keep_silence_timer(self, before: tuple[Activity, Validity]) -> None:
+        """One timer a node: it runs while an answer is expected, or the end of a departure."""
+        if self.activity is Activity.LEAVING and before[0] is not Activity.LEAVING:
+            self._context.set_timer(("silence", self.id), self._context.policy.connect_timeout_s)
+        elif before in WAITING and (self.activity, self.validity) not in WAITING:
+            self._context.cancel_timer(("silence", self.id))
+
+    def _invoke(self, reason: str) -> None:
         if len(self._invoked) >= MAX_INVOCATIONS:
             self.validity = Validity.UNVALIDATED
             self._give_up(f"{len(self._invoked)} invocations are out and none has been heard of")
             return
         self._session = self._send_invocation(reason)
-        self._context.silence.expect(self, self._context.policy.connect_timeout_s)
-
-    def _warm(self) -> None:
-        self._session = self._send_invocation("warm")
+        self._context.set_timer(("silence", self.id), self._context.policy.connect_timeout_s)
 
     def _send_invocation(self, reason: str) -> SessionId:
         self._n_sessions += 1
@@ -468,7 +473,7 @@ class Node:
     def _ping(self) -> None:
         assert self.link is not None
         self._context.out.append(Ping(link=self.link.id))
-        self._context.silence.expect(self, self._context.policy.ping_timeout_s)
+        self._context.set_timer(("silence", self.id), self._context.policy.ping_timeout_s)
 
     def _resume(self) -> None:
         """A session is over: start another if something waits for this node, after a pause if the last one failed."""
@@ -516,13 +521,3 @@ class Node:
     def _pass_on(self, delete: DeleteChunks) -> None:
         if self.backup is not None:
             self.backup.pass_on(delete)
-
-
-_ACTS: dict[Action, Callable[[Node], None]] = {
-    Action.INVOKE: Node._invoke,
-    Action.WARM: Node._warm,
-    Action.PING: Node._ping,
-    Action.FLUSH: Node._flush,
-    Action.RESUME: Node._resume,
-    Action.SUSPECT: Node._suspect,
-}

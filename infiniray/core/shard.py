@@ -140,14 +140,14 @@ class ShardState:
             ev.TimerFired: self._timer_fired,
         }
         self._node_timers: dict[str, Callable[[Node], None]] = {
+            "silence": Node.on_silence,
             "retry": Node.on_retry,
+            "warm": self.warming.on_timer,
             "backup": self.backups.on_timer,
             "backup-limit": self.backups.on_limit,
         }
         self._own_timers: dict[str, Callable[[], None]] = {
             "sweep": self._sweep,
-            "silence": self.context.silence.on_timer,
-            "warm": self.warming.on_timer,
             "repair": self.repairs.on_timer,
             "repair-again": self.repairs.on_again,
             "drain": self.draining.on_timer,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
+from infiniray.core.ids import NodeId, Timer
 from infiniray.core.policy import Warm
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Warming"]
 
-#: An interval has so many ticks. Nodes that are due within one are invoked together.
-TICKS = 64
+#: Due in less than this share of an interval is due now: the last warm-up took moments, and is no reason to look twice.
+_SOON_SHARE = 0.001
 
 
 class Warming:
@@ -27,41 +27,23 @@ class Warming:
     def __init__(self, shard: ShardState) -> None:
         self._shard = shard
         self._context = shard.context
-        self._policy = policy = shard.context.policy
-        self._tick_s = policy.warm_interval_s / TICKS if policy.warm is not Warm.NONE else 0.0
-        #: {tick since the epoch: whom to look at then}
-        self._due: dict[int, list[Node]] = {}
 
     def watch(self, node: Node) -> None:
         """From now on. The first time is anywhere in an interval, so that nodes do not march in step."""
-        if self._tick_s > 0:
-            self._plan(node, self._now() + 1 + int(self._context.fraction("warm", node.id) * TICKS))
-            self._set_timer()
+        policy = self._context.policy
+        if policy.warm is not Warm.NONE and policy.warm_interval_s > 0:
+            self._set(node.id, self._context.fraction("warm", node.id) * policy.warm_interval_s)
 
-    def on_timer(self) -> None:
-        now = self._now()
-        for tick in [tick for tick in self._due if tick <= now]:
-            for node in self._due.pop(tick):
-                if self._shard.nodes.get(node.id) is node:  # else it has left
-                    self._look_at(node, now)
-        if self._due:
-            self._set_timer()
-
-    def _look_at(self, node: Node, now: int) -> None:
-        wait = 0
-        if self._policy.warm is not Warm.FIXED:
-            wait = TICKS + math.floor((node.touched_s - self._context.now_s) / self._tick_s)
-        if wait <= 0:
-            wait = TICKS
-            if self._policy.warm is not Warm.HOLDING or node.custody.holdings:
+    def on_timer(self, node: Node) -> None:
+        policy = self._context.policy
+        since_s = node.touched_s if policy.warm is not Warm.FIXED else 0.0
+        due_s = since_s + policy.warm_interval_s - self._context.now_s
+        if due_s <= _SOON_SHARE * policy.warm_interval_s:
+            due_s = policy.warm_interval_s
+            if policy.warm is not Warm.HOLDING or node.custody.holdings:
                 node.warm()
-        self._plan(node, now + wait)
+        self._set(node.id, due_s)
 
-    def _plan(self, node: Node, tick: int) -> None:
-        self._due.setdefault(tick, []).append(node)
-
-    def _now(self) -> int:
-        return round(self._context.now_s / self._tick_s)
-
-    def _set_timer(self) -> None:
-        self._context.set_timer(("warm", 0), min(self._due) * self._tick_s - self._context.now_s)
+    def _set(self, node: NodeId, after_s: float) -> None:
+        timer: Timer = ("warm", node)
+        self._context.set_timer(timer, after_s)

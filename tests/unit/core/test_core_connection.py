@@ -54,7 +54,7 @@ def test_an_illegal_stimulus_changes_nothing_at_a_node() -> None:
     node = world.state.nodes[NodeId("n0")]
     before = repr(node)
     with pytest.raises(KeyError):
-        node.on_silence()
+        world.state.handle(ev.TimerFired(timer=("silence", "n0")), world.now_s)
     assert repr(node) == before
     assert world.state.context.out == []
 

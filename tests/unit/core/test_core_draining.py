@@ -39,7 +39,7 @@ def test_a_node_that_comes_back_starts_afresh() -> None:
     assert node not in world.state.nodes
     assert [timer for timer in world.timers if timer[1] == node] == []
     world.tell(ev.PoolChanged(nodes=pool))
-    world.advance(61.0)  # it has been warmed
+    world.advance(10.0)
     for n in range(10):
         world.put(f"b{n}")
     assert world.state.nodes[node].used_bytes > 0

@@ -358,7 +358,7 @@ def test_touch_moves_the_expiry() -> None:
     world.advance(1000.0)
     assert world.facts(world.get("a")).key == "a"
     assert not world.touch("b", 1.0)
-    assert world.timers.keys() <= {("sweep", 0), ("silence", 0)}
+    assert world.timers.keys() <= {("sweep", 0)}
 
 
 # ---------------------------------------------------------------- repair
