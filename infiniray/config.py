@@ -76,6 +76,18 @@ class RedundancyRule(_Section):
             raise ValueError(str(error)) from None
 
 
+class EvictionConfig(_Section):
+    """Which objects are given up, beside those that CLOCK evicts when there is no room (FAST'20 section 3.2)."""
+
+    idle_gb_h: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        description="an object that nobody has used for this many gigabytes (with its redundancy) times hours is given "
+        "up: what a hit is worth over what a gigabyte costs in an hour; 0: kept while there is room",
+    )
+
+
 class ReadConfig(_Section):
     """First-d reads: which chunks are asked for, and when."""
 
@@ -291,6 +303,7 @@ class Config(_Section):
         RedundancyRule(up_to=1 << 20, scheme="rs:4+2"),
         RedundancyRule(scheme="rs:10+2"),
     )
+    eviction: EvictionConfig = EvictionConfig()
     read: ReadConfig = ReadConfig()
     availability: AvailabilityConfig = AvailabilityConfig()
     session: SessionConfig = SessionConfig()

@@ -14,6 +14,7 @@ def policy_of(config: Config, *, seed: int = 0) -> Policy:
     session, limits, available = config.session, config.limits, config.availability
     return Policy(
         schemes=SchemePolicy.of([(rule.up_to, rule.scheme) for rule in config.redundancy]),
+        idle_byte_s=config.eviction.idle_gb_h * 1e9 * 3600,
         hedge=Hedge(config.read.hedge),
         hedge_delay_s=config.read.hedge_delay_s,
         warm=Warm(available.warm),

@@ -48,6 +48,8 @@ class Policy:
     """Durations in seconds. :mod:`infiniray.config` describes each under the same name."""
 
     schemes: SchemePolicy
+    #: An object is given up when stored bytes times seconds since its last use exceed this; 0: never.
+    idle_byte_s: float = 0.0
     hedge: Hedge = Hedge.DELAYED
     hedge_delay_s: float = 0.02
     warm: Warm = Warm.ALL

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 from infiniray.core import events as ev
@@ -68,6 +69,7 @@ class Counters:
     deletes: int = 0
     evictions: int = 0
     expired: int = 0
+    given_up: int = 0  #: idle for longer than a hit is worth
     repairs: int = 0
     repairs_failed: int = 0
     moves: int = 0
@@ -88,7 +90,7 @@ class ShardState:
         self.shard = shard
         self.context = Context(policy, epoch)
         self.nodes = {node: Node(node, capacity, self.context) for node, capacity in nodes.items()}
-        self.table = ObjectTable()
+        self.table = ObjectTable(idle_byte_s=policy.idle_byte_s)
         self.counters = Counters()
         self.operations: dict[OpId, Operation] = {}
         self.backups = Backups(self)
@@ -103,7 +105,7 @@ class ShardState:
         self._links: dict[LinkId, Node] = {}
         self._bytes_in_flight = 0
         self._n_invoked_before: dict[str, int] = {}  # nodes that have left
-        self._is_sweeping = False
+        self._sweep_s = inf  # when the next sweep is due
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.Started: self._start,
             ev.PutRequested: self._put,
@@ -346,7 +348,7 @@ class ShardState:
             record.is_referenced = True
             record.used_s = self.context.now_s
             self.table.set_expiry(record, event.expires_s)
-            self._sweep_later(event.expires_s)
+            self._sweep_later()
         self.context.out.append(Complete(op=event.op, found=record is not None))
 
     def _cancel(self, event: ev.OpCancelled) -> None:
@@ -425,7 +427,7 @@ class ShardState:
         former = self.table.insert(record)
         if former is not None:
             self.retire(former)
-        self._sweep_later(record.expires_s)
+        self._sweep_later()
         return self._residues_of(record.facts.key)
 
     def move_chunk(self, record: ObjectRecord, index: int, place: ChunkPlace) -> None:
@@ -499,7 +501,7 @@ class ShardState:
     def retire(self, record: ObjectRecord) -> None:
         """It is not in the table any more: its chunks go when nobody reads them."""
         self.residues.setdefault(record.facts.key, []).append(Residue(record))
-        self._sweep_later(self.context.now_s)
+        self._sweep_later()
         if not record.n_pins:
             self.drop(record)
 
@@ -523,23 +525,33 @@ class ShardState:
             self.residues.pop(key, None)
         return list(left)
 
-    def _sweep_later(self, expires_s: float | None) -> None:
-        if expires_s is not None and not self._is_sweeping:
-            self._is_sweeping = True
-            self.context.set_timer(("sweep", 0), self.context.policy.sweep_interval_s)
+    def _sweep_later(self) -> None:
+        """See that what is over, and what may be forgotten, is looked at in time."""
+        now_s = self.context.now_s
+        end_s = now_s if self.residues else self.table.next_end_s()
+        if end_s is not None:
+            self._sweep_at(max(end_s, now_s + self.context.policy.sweep_interval_s))
+
+    def _sweep_at(self, at_s: float) -> None:
+        if at_s < self._sweep_s:
+            self._sweep_s = at_s
+            self.context.set_timer(("sweep", 0), at_s - self.context.now_s)
 
     def _sweep(self) -> None:
-        expired = self.table.pop_expired(self.context.now_s, SWEEP_LIMIT)
-        self.counters.expired += len(expired)
-        for record in expired:
+        self._sweep_s = inf
+        now_s = self.context.now_s
+        over = self.table.pop_over(now_s, SWEEP_LIMIT)
+        n_expired = sum(record.is_expired(now_s) for record in over)
+        self.counters.expired += n_expired
+        self.counters.given_up += len(over) - n_expired
+        for record in over:
             self.retire(record)
         for key in list(itertools.islice(self.residues, SWEEP_LIMIT)):
             if self._residues_of(key):
                 self.residues[key] = self.residues.pop(key)  # behind those that were not looked at
-        self._is_sweeping = self.table.awaits_expiry or bool(self.residues)
-        if self._is_sweeping:
-            pause_s = self.context.policy.sweep_interval_s if len(expired) < SWEEP_LIMIT else 0.01
-            self.context.set_timer(("sweep", 0), pause_s)
+        if len(over) == SWEEP_LIMIT:
+            self._sweep_at(now_s + 0.01)
+        self._sweep_later()
 
     # ------------------------------------------------------------ nodes
 

@@ -1,4 +1,4 @@
-"""The shard's object table: what is stored where, how recently it was used, and when it expires."""
+"""The shard's object table: what is stored where, how recently it was used, and when it expires or is given up."""
 
 from __future__ import annotations
 
@@ -78,12 +78,22 @@ class ObjectTable:
 
     Eviction is CLOCK (FAST'20 section 3.2): the hand clears the bits of objects used since it last passed and stops
     at the first one that was not. A dictionary in hand order is the clock face: passing an object moves it to the end.
+
+    Memory that is there need not be used: functions that vanish make every byte cost, for it is copied again and again.
+    So an object is over, too, when the memory that it has taken since its last use is worth more than a hit (the
+    break-even rule of ski rental): large ones soon, small ones late. With as many hits, that keeps half of the bytes.
+
+    Args:
+        idle_byte_s: that memory, stored bytes times seconds; 0: objects are kept while there is room.
     """
 
-    def __init__(self) -> None:
-        self._records: OrderedDict[str, ObjectRecord] = OrderedDict()
-        self._expiries: list[tuple[float, str, int]] = []
+    def __init__(self, *, idle_byte_s: float = 0.0) -> None:
+        #: nothing is known of uses before
+        self.uses_known_since_s = 0.0
         self.object_bytes = 0
+        self._idle_byte_s = idle_byte_s
+        self._records: OrderedDict[str, ObjectRecord] = OrderedDict()
+        self._ends: list[tuple[float, str, int]] = []  # when to look at which record
 
     def __len__(self) -> int:
         return len(self._records)
@@ -119,21 +129,25 @@ class ObjectTable:
         record.expires_s = expires_s
         self._watch(record)
 
-    @property
-    def awaits_expiry(self) -> bool:
-        """Whether anything here may expire."""
-        return bool(self._expiries)
+    def next_end_s(self) -> float | None:
+        """When something here may be over; None: never."""
+        return self._ends[0][0] if self._ends else None
 
-    def pop_expired(self, now_s: float, limit: int) -> list[ObjectRecord]:
-        """Take out up to ``limit`` records whose time has come."""
-        expired: list[ObjectRecord] = []
-        while self._expiries and self._expiries[0][0] <= now_s and len(expired) < limit:
-            _, key, version = heapq.heappop(self._expiries)
+    def pop_over(self, now_s: float, limit: int) -> list[ObjectRecord]:
+        """Take out up to ``limit`` records whose time has come: expired, or idle for longer than they are worth."""
+        over: list[ObjectRecord] = []
+        while self._ends and self._ends[0][0] <= now_s and len(over) < limit:
+            _, key, version = heapq.heappop(self._ends)
             record = self._records.get(key)
-            if record is not None and record.facts.version == version and record.is_expired(now_s):
+            if record is None or record.facts.version != version:
+                continue
+            end_s = self._end_s(record)
+            if end_s is not None and end_s <= now_s:
                 self.remove(key)
-                expired.append(record)
-        return expired
+                over.append(record)
+            elif self._idle_byte_s:
+                self._watch(record)  # it was used meanwhile
+        return over
 
     def pop_victim(self, now_s: float) -> ObjectRecord | None:
         """Advance the hand to the next object to evict, and take it out. None if all are pinned."""
@@ -145,14 +159,20 @@ class ObjectTable:
             self._records.move_to_end(key)
         return None
 
+    def _end_s(self, record: ObjectRecord) -> float | None:
+        """When it is over if nobody uses it; None: never."""
+        if not self._idle_byte_s:
+            return record.expires_s
+        idle_s = self._idle_byte_s / max(record.stored_bytes, 1)
+        end_s = max(record.used_s, self.uses_known_since_s) + idle_s
+        return end_s if record.expires_s is None else min(end_s, record.expires_s)
+
     def _watch(self, record: ObjectRecord) -> None:
-        if record.expires_s is None:
+        end_s = self._end_s(record)
+        if end_s is None:
             return
-        heapq.heappush(self._expiries, (record.expires_s, record.facts.key, record.facts.version))
-        if (
-            len(self._expiries) > 2 * len(self._records) + 1024
-        ):  # mostly superseded: touch and replace leave them behind
-            self._expiries = [
-                (r.expires_s, r.facts.key, r.facts.version) for r in self._records.values() if r.expires_s is not None
-            ]
-            heapq.heapify(self._expiries)
+        heapq.heappush(self._ends, (end_s, record.facts.key, record.facts.version))
+        if len(self._ends) > 2 * len(self._records) + 1024:  # mostly superseded: touch and replace leave them behind
+            ends = ((self._end_s(record), record) for record in self._records.values())
+            self._ends = [(end_s, r.facts.key, r.facts.version) for end_s, r in ends if end_s is not None]
+            heapq.heapify(self._ends)

@@ -136,16 +136,16 @@ def test_expired_records_are_not_live_but_still_here_until_swept() -> None:
     assert table.lookup("a", 9.9) is not None
     assert table.lookup("a", 10.0) is None
     assert table.find("a") is not None
-    assert [r.facts.key for r in table.pop_expired(10.0, 9)] == ["a"]
-    assert not table.awaits_expiry
+    assert [r.facts.key for r in table.pop_over(10.0, 9)] == ["a"]
+    assert table.next_end_s() is None
 
 
 def test_a_sweep_is_bounded_and_takes_the_earliest_first() -> None:
     table = ObjectTable()
     for i in range(5):
         table.insert(record(f"k{i}", expires_s=10.0 - i))
-    assert [r.facts.key for r in table.pop_expired(20.0, 2)] == ["k4", "k3"]
-    assert [r.facts.key for r in table.pop_expired(20.0, 9)] == ["k2", "k1", "k0"]
+    assert [r.facts.key for r in table.pop_over(20.0, 2)] == ["k4", "k3"]
+    assert [r.facts.key for r in table.pop_over(20.0, 9)] == ["k2", "k1", "k0"]
 
 
 def test_a_later_expiry_overrides_an_earlier_one_and_the_reverse() -> None:
@@ -156,18 +156,18 @@ def test_a_later_expiry_overrides_an_earlier_one_and_the_reverse() -> None:
     table.set_expiry(longer, 30.0)
     table.set_expiry(shorter, 5.0)
     table.set_expiry(never, None)
-    assert table.pop_expired(6.0, 9) == [shorter]
-    assert table.pop_expired(29.0, 9) == []
-    assert table.pop_expired(30.0, 9) == [longer]
+    assert table.pop_over(6.0, 9) == [shorter]
+    assert table.pop_over(29.0, 9) == []
+    assert table.pop_over(30.0, 9) == [longer]
     assert table.find("n") is never
-    assert not table.awaits_expiry
+    assert table.next_end_s() is None
 
 
 def test_a_replaced_versions_expiry_does_not_take_its_successor() -> None:
     table = ObjectTable()
     table.insert(record("a", 1, expires_s=10.0))
     table.insert(record("a", 2))
-    assert table.pop_expired(99.0, 9) == []
+    assert table.pop_over(99.0, 9) == []
     assert table.lookup("a", 99.0) is not None
 
 
@@ -177,6 +177,39 @@ def test_touching_for_ever_does_not_grow_the_table() -> None:
     table.insert(kept)
     for i in range(10_000):
         table.set_expiry(kept, 2.0 + i)
-    assert len(table._expiries) < 2_000
-    assert table.pop_expired(10_000.0, 9) == []
-    assert table.pop_expired(10_001.0, 9) == [kept]
+    assert len(table._ends) < 2_000
+    assert table.pop_over(10_000.0, 9) == []
+    assert table.pop_over(10_001.0, 9) == [kept]
+
+
+def test_an_object_is_given_up_when_its_memory_since_its_last_use_is_worth_more_than_a_hit() -> None:
+    table = ObjectTable(idle_byte_s=80_000_000.0)
+    small, large = record("s", size_bytes=4096), record("l", size_bytes=40 * 4096)
+    for each in (small, large):
+        each.used_s = 100.0
+        table.insert(each)
+    assert (small.stored_bytes, large.stored_bytes) == (16_384, 335_872)
+    assert table.next_end_s() == 100.0 + 80_000_000 / 335_872
+    assert table.pop_over(338.0, 9) == []
+    assert table.pop_over(339.0, 9) == [large]
+    assert table.pop_over(4_982.0, 9) == []
+    assert table.pop_over(4_983.0, 9) == [small]
+
+
+def test_a_use_begins_the_count_again_and_an_expiry_may_come_first() -> None:
+    table = ObjectTable(idle_byte_s=16_384 * 100.0)
+    used, expiring = record("u", size_bytes=4096), record("e", size_bytes=4096, expires_s=50.0)
+    for each in (used, expiring):
+        table.insert(each)
+    used.used_s = 60.0
+    assert table.pop_over(50.0, 9) == [expiring]
+    assert table.pop_over(159.0, 9) == []
+    assert table.next_end_s() == 160.0
+    assert table.pop_over(160.0, 9) == [used]
+
+
+def test_what_was_used_before_a_crash_is_not_known_and_so_not_held_against_it() -> None:
+    table = ObjectTable(idle_byte_s=16_384 * 100.0)
+    table.uses_known_since_s = 1000.0
+    table.insert(record("a", size_bytes=4096))
+    assert table.next_end_s() == 1100.0
