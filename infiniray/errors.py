@@ -43,6 +43,7 @@ __all__ = [
     "QuotaExceeded",
     "ReclaimsError",
     "RoleUnusable",
+    "RotationUnderWay",
     "ScalingUnderWay",
     "SchemeError",
     "ShardRecovering",
@@ -261,6 +262,15 @@ class ScalingUnderWay(InfiniRayError):
     """A cache that is being scaled was asked for something else. Fields: ``cache``, ``stage``."""
 
     template = "{cache!r} is being scaled already ({stage}); `infiniray status` shows how far it is"
+    retryable = True
+    cache: str
+    stage: str
+
+
+class RotationUnderWay(InfiniRayError):
+    """A cache whose secret is being changed was asked for something else. Fields: ``cache``, ``stage``."""
+
+    template = "{cache!r} is being given a new secret ({stage}); `infiniray status` shows how far it is"
     retryable = True
     cache: str
     stage: str

@@ -18,6 +18,7 @@ _COMMANDS = {
     "status": ("running", "What a cache is made of, and how it is."),
     "stats": ("objects", "Counters and sizes."),
     "scale": ("scale", "More or fewer shards and functions, while it is used."),
+    "rotate-secret": ("rotate", "A new secret, while it is used."),
     "put": ("objects", "Store a file."),
     "get": ("objects", "Read an object into a file."),
     "rm": ("objects", "Delete objects."),
@@ -48,7 +49,7 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"infiniray.cli.{_COMMANDS[cmd_name][0]}")
-        command = getattr(module, cmd_name)
+        command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

@@ -12,6 +12,7 @@ import click
 
 from infiniray.cli.output import json_option, name_option, print_json, reports_errors, results, says
 from infiniray.cli.reach import connected
+from infiniray.cli.rotate import rotation_line
 from infiniray.cli.scale import scaling_line
 
 if TYPE_CHECKING:
@@ -186,6 +187,7 @@ def _report(cache: Cache) -> dict[str, Any]:
         "backups": _backups(stats, per_shard),
         "backup_slots": members["backup_slots"],
         "scaling": members["scaling"],
+        "rotation": members["rotation"],
     }
 
 
@@ -235,6 +237,8 @@ def _table(report: dict[str, Any]) -> Table:
     table.add_row("backups", _backups_line(report["backups"], report["backup_slots"]))
     if report["scaling"]:
         table.add_row("scaling", scaling_line(report["scaling"]))
+    if report["rotation"]:
+        table.add_row("new secret", rotation_line(report["rotation"]))
     if report["platform_error"]:
         table.add_row("platform", report["platform_error"])
     for shard in report["shards"]:

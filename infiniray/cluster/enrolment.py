@@ -12,6 +12,7 @@ from infiniray.cluster.membership import Membership, supervisor_name
 from infiniray.cluster.registry import ShardRegistry
 from infiniray.core.ids import InstanceId, NodeId
 from infiniray.errors import CacheUnavailable
+from infiniray.runtime.keys import KeyRing
 
 __all__ = ["Enrolment", "enroll", "renewed"]
 
@@ -23,10 +24,12 @@ _PATIENCE_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolment:
-    """What an incarnation begins with: its epoch, who is in the cache, and what those before it had on record."""
+    """What an incarnation begins with: its epoch, who is in the cache, the secrets that nodes may have, and what the
+    incarnations before it had on record."""
 
     membership: Membership
     epoch: int
+    keys: KeyRing
     registry: ShardRegistry
     on_record: Mapping[NodeId, InstanceId]
 
@@ -39,14 +42,15 @@ async def enroll(membership: Membership, shard: str, incarnation: str) -> Enrolm
         StaleEpoch: there is a later incarnation by now.
     """
     supervisor = rayapi.find_actor(supervisor_name(membership.name))
-    current, epoch = await _in_time(rayapi.awaited(supervisor.enroll.remote(shard, incarnation)), "the supervisor")
+    answer = rayapi.awaited(supervisor.enroll.remote(shard, incarnation))
+    current, epoch, keys = await _in_time(answer, "the supervisor")
     registry = ShardRegistry(membership.name, shard, epoch)
     try:
         on_record = await _in_time(registry.open(), "Ray's control store")
     except BaseException:
         registry.close()
         raise
-    return Enrolment(membership=current, epoch=epoch, registry=registry, on_record=on_record)
+    return Enrolment(membership=current, epoch=epoch, keys=keys, registry=registry, on_record=on_record)
 
 
 async def renewed(membership: Membership) -> Membership:

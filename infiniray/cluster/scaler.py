@@ -80,8 +80,7 @@ class Scaler:
             ScalingUnderWay: wait for the last one.
         """
         before = self._crew.members
-        if self._work is not None:
-            raise ScalingUnderWay(cache=before.name, stage=self._stage)
+        self.refuse_if_running()
         plan = plan_scale(before, shards=shards, nodes=nodes, minimum=self._minimum_nodes)
         after = plan.switched(plan.prepared(before))
         summary = {
@@ -109,6 +108,11 @@ class Scaler:
     def stop(self) -> None:
         if self._work is not None:
             self._work.cancel()
+
+    def refuse_if_running(self) -> None:
+        """Raises: ScalingUnderWay."""
+        if self._work is not None:
+            raise ScalingUnderWay(cache=self._crew.members.name, stage=self._stage)
 
     def report(self) -> dict[str, Any] | None:
         """How far a scaling is; None if there is none, but for the trouble that ended the last one."""

@@ -34,6 +34,7 @@ from infiniray.errors import (
     WriteUncertain,
 )
 from infiniray.runtime.driver import ShardDriver
+from infiniray.runtime.keys import KeyRing
 from infiniray.values import Packed, fresh_until_s, with_fresh_until, with_writer, writer_of
 
 __all__ = ["Shard"]
@@ -60,24 +61,22 @@ class Shard:
 
     Each of my processes is an incarnation: it enrolls with the supervisor, which gives it an epoch above all before,
     and takes the table back from the nodes that earlier ones had on record (:mod:`infiniray.core.recovery`). One that
-    learns of a later incarnation ends its process.
+    learns of a later incarnation ends its process. From the supervisor I have the cache's secrets, too: what I was
+    created with may be from before they were changed.
 
     Args:
         shard: my name in the ring.
-        secret: what my nodes and I prove each other's right with, as hex.
         endpoint_url: the function platform; None for AWS's own.
     """
 
-    def __init__(
-        self, *, membership: Membership, shard: str, config: Config, secret: str, endpoint_url: str | None
-    ) -> None:
+    def __init__(self, *, membership: Membership, shard: str, config: Config, endpoint_url: str | None) -> None:
         self._membership = membership
         self._shard = shard
         self._config = config
-        self._secret = secret
         self._endpoint_url = endpoint_url
         self._incarnation = uuid.uuid4().hex
         self._epoch = 0  # of this incarnation, once it is enrolled
+        self._keys_epoch = 0  # of the membership with which the secrets came that are in use
         self._registry: ShardRegistry | None = None
         self._coder: TaskCoder | None = None
         self._starting: asyncio.Future[ShardDriver] | None = None
@@ -328,6 +327,20 @@ class Shard:
             "trouble": self._arrivals.trouble,
         }
 
+    # ------------------------------------------------------------ the cache's secrets
+
+    async def change_keys(self, epoch: int, keys: KeyRing) -> None:
+        """Accept these secrets from now on, unless they are from before ``epoch``'s that I have heard of."""
+        driver = await self._driver()
+        if epoch >= self._keys_epoch:
+            self._keys_epoch = epoch
+            driver.change_keys(keys)
+
+    async def keys(self) -> dict[str, Any]:
+        """The ids of the secrets that I accept; and "behind": the nodes that have proven another than the current."""
+        driver = await self._driver()
+        return {"accepted": sorted(driver.keys.ids), "behind": sorted(driver.nodes_behind())}
+
     # ------------------------------------------------------------ the shard itself
 
     async def health(self) -> dict[str, Any]:
@@ -427,7 +440,7 @@ class Shard:
         try:
             coder = TaskCoder.of(self._config.codec)
             driver = assemble(
-                enrolment.membership, self._shard, self._config, bytes.fromhex(self._secret), self._endpoint_url, coder,
+                enrolment.membership, self._shard, self._config, enrolment.keys, self._endpoint_url, coder,
                 epoch=enrolment.epoch, coordinator=registry, registered=enrolment.on_record, on_deposed=self._deposed,
             )  # fmt: skip
             await driver.start()
@@ -435,6 +448,7 @@ class Shard:
             registry.close()
             raise
         self._membership, self._epoch = enrolment.membership, enrolment.epoch
+        self._keys_epoch = enrolment.membership.epoch
         self._coder, self._registry = coder, registry
         asyncio.get_running_loop().call_soon(self._follow_membership)
         return driver

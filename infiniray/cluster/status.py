@@ -8,7 +8,7 @@ from infiniray.cluster import rayapi
 from infiniray.cluster.deadline import Deadline
 from infiniray.cluster.membership import Membership, shard_actor_name, supervisor_name
 
-__all__ = ["back_up", "cache_status", "scale", "shard_pid"]
+__all__ = ["back_up", "cache_status", "rotate_secret", "scale", "shard_pid"]
 
 
 def cache_status(name: str, *, timeout_s: float = 20.0) -> dict[str, Any]:
@@ -38,13 +38,35 @@ def scale(
     Raises:
         ConfigError: there is no such cache.
         PoolFull: what is stored would not fit.
-        ScalingUnderWay: wait for the last one.
+        ScalingUnderWay, RotationUnderWay: wait for the last one.
         CacheUnavailable: there is no such cache.
     """
     supervisor = rayapi.find_actor(supervisor_name(name))
     answer = supervisor.scale.remote(shards=shards, nodes=nodes, may_evict=may_evict)
     changes: dict[str, Any] = rayapi.wait(answer, Deadline.after(timeout_s), "scale", name)
     return changes
+
+
+def rotate_secret(name: str, *, batch: int = 1, may_evict: bool = False, timeout_s: float = 30.0) -> dict[str, Any]:
+    """Begin to give cache ``name`` a new secret; "rotation" in its status says how far that is, None when it is over.
+
+    Args:
+        batch: functions of each shard that are emptied at a time, to get it.
+        may_evict: the others may become too few for what the cache holds: the least recently used goes.
+
+    Returns:
+        {"nodes": that get it}
+
+    Raises:
+        ConfigError: a shard has no function to spare.
+        PoolFull: what is stored would not fit.
+        ScalingUnderWay, RotationUnderWay: wait for the last one.
+        CacheUnavailable: there is no such cache.
+    """
+    supervisor = rayapi.find_actor(supervisor_name(name))
+    answer = supervisor.rotate_secret.remote(batch=batch, may_evict=may_evict)
+    begun: dict[str, Any] = rayapi.wait(answer, Deadline.after(timeout_s), "rotate-secret", name)
+    return begun
 
 
 def shard_pid(name: str, shard: str, *, timeout_s: float = 20.0) -> int:

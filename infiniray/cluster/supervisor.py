@@ -7,15 +7,19 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import cloudpickle
 
 from infiniray.cluster import rayapi
+from infiniray.cluster.checkpoint import Checkpoint
 from infiniray.cluster.functions import FunctionPool
 from infiniray.cluster.health import HealthWatch
 from infiniray.cluster.membership import Membership, plan, shard_actor_name, supervisor_name
 from infiniray.cluster.registry import forget_shard
+from infiniray.cluster.rotation import Rotation
+from infiniray.cluster.rotator import Rotator
 from infiniray.cluster.scaler import Scaler
 from infiniray.cluster.scaling import ScalePlan
 from infiniray.cluster.shard import Shard
@@ -25,7 +29,9 @@ from infiniray.config import Config
 from infiniray.core.ids import NodeId
 from infiniray.errors import CacheUnavailable, InfiniRayError, PlatformError
 from infiniray.faas.deploy.adopt import is_deployed_apart, require_nodes
+from infiniray.faas.deploy.renew import renew_secret
 from infiniray.faas.local.admin import PlatformAdmin
+from infiniray.runtime.keys import KeyRing
 
 __all__ = ["Supervisor", "totals"]
 
@@ -40,11 +46,11 @@ class Supervisor:
     """I am responsible for a cache's membership: its functions, its shards, and the epoch that numbers them.
 
     What I cannot afford to lose is in my constructor's arguments, which Ray keeps for my restart, and in Ray's control
-    store (the membership with its epoch, and who is enrolled); shards I find again by their names. The data path does
+    store (:class:`~infiniray.cluster.checkpoint.Checkpoint`); shards I find again by their names. The data path does
     not need me: clients and shards work on while I am away; only a shard that restarts waits for me.
 
     Args:
-        secret: what shards and nodes prove each other's right with, as hex.
+        secret: what shards and nodes prove each other's right with at first, as hex.
         endpoint_url: the function platform; None for AWS's own.
         is_local: my shards must run on my own machine.
         owner: the cache ends with this process; None: it stays until it is taken down.
@@ -54,23 +60,22 @@ class Supervisor:
         self, *, config: Config, secret: str, endpoint_url: str | None, is_local: bool, owner: ProcessMark | None
     ) -> None:
         self._config = config
-        self._secret = secret
         self._endpoint_url = endpoint_url
         self._is_local = is_local
         self._created_s = time.time()
         self._slots = Slots(config.availability.backup_slots, _SLOT_EXPIRY_S)
         self._saved_key = f"{config.name}/membership"
         self._enrolling = asyncio.Lock()
-        self._plan: ScalePlan | None = None
+        self._known = Checkpoint(membership=plan(config), keys=KeyRing(current=bytes.fromhex(secret)))
         if rayapi.was_restarted():
-            self._membership, self._incarnations, self._plan = self._saved()
+            self._known = self._saved() or self._known
         else:
             rayapi.store_delete_all(f"{config.name}/")  # of a former cache of this name
-            self._membership, self._incarnations = plan(config), {}
-        self._health = HealthWatch(lambda: self._membership.actors)
+        self._health = HealthWatch(lambda: self.members.actors)
         self._scaler = Scaler(self, minimum_nodes=config.widest_scheme, node_bytes=config.pool.node_bytes)
+        self._rotator = Rotator(self, minimum_nodes=config.widest_scheme, node_bytes=config.pool.node_bytes)
         if owner is not None:
-            whom = (owner, config.name, lambda: self._membership.actors)
+            whom = (owner, config.name, lambda: self.members.actors)
             threading.Thread(target=_end_with, args=whom, name="owner-watch", daemon=True).start()
         if rayapi.was_restarted():
             threading.Thread(target=_resume, args=(config.name,), name="resume", daemon=True).start()
@@ -81,14 +86,14 @@ class Supervisor:
         Raises:
             PlatformError: the platform refused a function.
         """
-        await asyncio.gather(self.ensure_functions(self._membership.all_nodes), self.ensure_shards())
-        return self._membership
+        await asyncio.gather(self.ensure_functions(self.members.all_nodes), self.ensure_shards())
+        return self.members
 
     async def membership(self) -> Membership:
-        return self._membership
+        return self.members
 
-    async def enroll(self, shard: str, incarnation: str) -> tuple[Membership, int]:
-        """Take note of a shard's new process: the membership, and the epoch that this incarnation has.
+    async def enroll(self, shard: str, incarnation: str) -> tuple[Membership, int, KeyRing]:
+        """Take note of a shard's new process: the membership, the epoch that this incarnation has, and the secrets.
 
         It is above all before, so that nodes tell it from the one that it follows. Asked again, the answer is the same.
         It is given to nobody before it is written down: my next process must not give it again.
@@ -97,15 +102,14 @@ class Supervisor:
             CacheUnavailable: it cannot be written down.
         """
         async with self._enrolling:
-            known = self._incarnations.get(shard)
-            if known is None or known[0] != incarnation:
-                epoch = self._membership.epoch + 1
-                known = (incarnation, epoch)
-                membership, incarnations = self._membership.raised(epoch), {**self._incarnations, shard: known}
-                await asyncio.to_thread(self._save, membership, incarnations, self._plan)
-                self._membership, self._incarnations = membership, incarnations
+            admitted = self._known.incarnations.get(shard)
+            if admitted is None or admitted[0] != incarnation:
+                epoch = self.members.epoch + 1
+                admitted = (incarnation, epoch)
+                incarnations = {**self._known.incarnations, shard: admitted}
+                await self._save(membership=self.members.raised(epoch), incarnations=incarnations)
                 self._slots.release_all(shard)
-            return self._membership, known[1]
+            return self.members, admitted[1], self._known.keys
 
     async def acquire_slot(self, shard: str, node: str) -> bool:
         """Whether a node may be backed up now."""
@@ -114,18 +118,23 @@ class Supervisor:
     async def release_slot(self, shard: str, node: str) -> None:
         self._slots.release(shard, node)
 
-    def _save(
-        self, membership: Membership, incarnations: Mapping[str, tuple[str, int]], scaling: ScalePlan | None
-    ) -> None:
-        rayapi.store_put(self._saved_key, cloudpickle.dumps((membership, dict(incarnations), scaling)))
+    async def _save(self, **changes: Any) -> None:
+        """Write down what is to be, then have it be so. One at a time: whoever calls holds the lock.
 
-    def _saved(self) -> tuple[Membership, dict[str, tuple[str, int]], ScalePlan | None]:
-        """What my former process knew."""
+        Raises:
+            CacheUnavailable: it cannot be written down; all is as before.
+        """
+        later = replace(self._known, **changes)
+        await asyncio.to_thread(rayapi.store_put, self._saved_key, cloudpickle.dumps(later))
+        self._known = later
+
+    def _saved(self) -> Checkpoint | None:
+        """What my former process knew, if it had written anything down."""
         saved = rayapi.store_get(self._saved_key)
         if saved is None:
-            return plan(self._config), {}, None
-        membership, incarnations, scaling = cloudpickle.loads(saved)
-        return membership, incarnations, scaling
+            return None
+        known: Checkpoint = cloudpickle.loads(saved)
+        return known
 
     # ------------------------------------------------------------ scaling: what I do for my scaler
 
@@ -135,27 +144,31 @@ class Supervisor:
         Raises:
             ConfigError: there is no such cache.
             PoolFull: what is stored would not fit, and nothing may be evicted for it.
-            ScalingUnderWay: wait for the last one.
+            ScalingUnderWay, RotationUnderWay: wait for the last one.
         """
+        await self.resume()
+        self._rotator.refuse_if_running()
         return await self._scaler.begin(shards=shards, nodes=nodes, may_evict=may_evict)
 
     async def resume(self) -> None:
-        """Go on with a scaling that my former process had begun, if it had."""
-        self._scaler.resume()
+        """Go on with what my former process had begun, if it had. Nodes that leave come back in a rotation, so whose
+        they are matters."""
+        if self._known.rotation is not None:
+            self._rotator.resume()
+        else:
+            self._scaler.resume()
 
     @property
     def members(self) -> Membership:
-        return self._membership
+        return self._known.membership
 
     @property
     def plan(self) -> ScalePlan | None:
-        return self._plan
+        return self._known.plan
 
     async def publish(self, membership: Membership, plan: ScalePlan | None) -> None:
         async with self._enrolling:
-            raised = membership.raised(self._membership.epoch + 1)
-            await asyncio.to_thread(self._save, raised, self._incarnations, plan)
-            self._membership, self._plan = raised, plan
+            await self._save(membership=membership.raised(self.members.epoch + 1), plan=plan)
 
     async def ensure_functions(self, nodes: tuple[NodeId, ...]) -> None:
         """Where they are deployed apart, they only have to be there."""
@@ -164,14 +177,16 @@ class Supervisor:
         if is_deployed_apart(self._config):
             await asyncio.to_thread(require_nodes, self._config, nodes, self._endpoint_url)
         else:
-            await asyncio.to_thread(self._functions(nodes).ensure)
+            for pool in self._functions(nodes):
+                await asyncio.to_thread(pool.ensure)
 
     async def delete_functions(self, nodes: tuple[NodeId, ...]) -> None:
         if nodes and not is_deployed_apart(self._config):
-            await asyncio.to_thread(self._functions(nodes).delete)
+            for pool in self._functions(nodes):
+                await asyncio.to_thread(pool.delete)
 
     async def ensure_shards(self) -> None:
-        actors = [self._shard_actor(shard) for shard in self._membership.shards]
+        actors = [self._shard_actor(shard) for shard in self.members.shards]
         await asyncio.gather(*(rayapi.awaited(actor.health.remote()) for actor in actors))
 
     async def ask_all(self, method: str, *args: Any) -> dict[str, Any]:
@@ -182,7 +197,7 @@ class Supervisor:
             except asyncio.TimeoutError:
                 raise CacheUnavailable(detail=f"{shard} does not answer") from None
 
-        shards = self._membership.shards
+        shards = self.members.shards
         return dict(zip(shards, await asyncio.gather(*map(ask, shards)), strict=True))
 
     async def dismiss(self, shard: str) -> None:
@@ -191,8 +206,44 @@ class Supervisor:
             with contextlib.suppress(InfiniRayError, asyncio.TimeoutError):
                 await _within(_CLOSE_TIMEOUT_S, actor.close.remote())
             rayapi.kill(actor)
-        self._incarnations.pop(shard, None)
+        async with self._enrolling:
+            left = {name: known for name, known in self._known.incarnations.items() if name != shard}
+            self._known = replace(self._known, incarnations=left)
         await asyncio.to_thread(forget_shard, self._config.name, shard)
+
+    # ------------------------------------------------------------ the secret: what I do for my rotator
+
+    async def rotate_secret(self, *, batch: int, may_evict: bool) -> dict[str, Any]:
+        """Begin to give the cache a new secret; :meth:`status` says how far that is.
+
+        Raises:
+            ConfigError: a shard has no function to spare.
+            PoolFull: what is stored would not fit, and nothing may be evicted for it.
+            ScalingUnderWay, RotationUnderWay: wait for the last one.
+        """
+        await self.resume()
+        self._scaler.refuse_if_running()
+        return await self._rotator.begin(batch=batch, may_evict=may_evict)
+
+    @property
+    def keys(self) -> KeyRing:
+        return self._known.keys
+
+    @property
+    def rotation(self) -> Rotation | None:
+        return self._known.rotation
+
+    async def publish_keys(self, membership: Membership, keys: KeyRing, rotation: Rotation | None) -> None:
+        async with self._enrolling:
+            await self._save(membership=membership.raised(self.members.epoch + 1), keys=keys, rotation=rotation)
+
+    async def renew_functions(self, nodes: frozenset[NodeId], secret: bytes) -> None:
+        """The same for functions that are deployed apart: nobody else knows when each of them is empty."""
+        await asyncio.to_thread(
+            renew_secret, self._config, sorted(nodes), secret=secret.hex(), endpoint_url=self._endpoint_url
+        )
+
+    # ------------------------------------------------------------ how it is
 
     async def health(self) -> dict[str, Any]:
         """{"shards": {name: what it says of itself, or why it cannot}}; "ok" if all do. A shard's "state" is up,
@@ -203,7 +254,7 @@ class Supervisor:
 
     async def status(self) -> dict[str, Any]:
         """What the cache is made of, as JSON-able values."""
-        members = self._membership
+        members = self.members
         return {
             "name": members.name,
             "epoch": members.epoch,
@@ -214,6 +265,7 @@ class Supervisor:
             "memory_mb": self._config.pool.memory_mb,
             "backup_slots": {"taken": self._slots.n_taken, "of": self._config.availability.backup_slots},
             "scaling": self._scaler.report(),
+            "rotation": self._rotator.report(),
             **await self.health(),
         }
 
@@ -223,9 +275,9 @@ class Supervisor:
         per_shard = [{"shard": shard, **answer} for shard, answer in answers.items()]
         summed = {
             **totals(answer for answer in per_shard if "error" not in answer),
-            "nodes": len(self._membership.all_nodes),
-            "shards": len(self._membership.shards),
-            "epoch": self._membership.epoch,
+            "nodes": len(self.members.all_nodes),
+            "shards": len(self.members.shards),
+            "epoch": self.members.epoch,
         }
         platform = await asyncio.to_thread(self._platform_stats)
         return {**summed, **({"platform": platform} if platform else {}), "per_shard": per_shard}
@@ -234,14 +286,15 @@ class Supervisor:
         """End shards and delete functions; only I stay, to be killed by who called."""
         self._health.stop()
         self._scaler.stop()
-        actors = [self._find_shard(shard) for shard in self._membership.shards]
+        self._rotator.stop()
+        actors = [self._find_shard(shard) for shard in self.members.shards]
         closings = (_within(_CLOSE_TIMEOUT_S, actor.close.remote()) for actor in actors if actor is not None)
         await asyncio.gather(*closings, return_exceptions=True)
         for actor in actors:
             if actor is not None:
                 rayapi.kill(actor)
         if delete_functions:
-            await self.delete_functions(self._membership.all_nodes)
+            await self.delete_functions(self.members.all_nodes)
 
     # ------------------------------------------------------------ shards
 
@@ -252,10 +305,9 @@ class Supervisor:
             name=shard_actor_name(self._config.name, shard),
             max_concurrency=4 * self._config.limits.max_in_flight,  # what is too much, the shard itself refuses
             on_node=rayapi.local_node_id() if self._is_local else None,
-            membership=self._membership,
+            membership=self.members,
             shard=shard,
             config=self._config,
-            secret=self._secret,
             endpoint_url=self._endpoint_url,
         )
 
@@ -277,13 +329,17 @@ class Supervisor:
             except (InfiniRayError, asyncio.TimeoutError) as error:
                 return {"error": f"{type(error).__name__}: {error}"}
 
-        shards = self._membership.shards
+        shards = self.members.shards
         return dict(zip(shards, await asyncio.gather(*map(ask, shards)), strict=True))
 
     # ------------------------------------------------------------ functions
 
-    def _functions(self, nodes: tuple[NodeId, ...]) -> FunctionPool:
-        return FunctionPool(self._config, nodes, secret=self._secret, endpoint_url=self._endpoint_url)
+    def _functions(self, nodes: tuple[NodeId, ...]) -> list[FunctionPool]:
+        """By secret: while it is changed there are two."""
+        return [
+            FunctionPool(self._config, names, secret=secret.hex(), endpoint_url=self._endpoint_url)
+            for secret, names in self._known.by_secret(nodes).items()
+        ]
 
     def _platform_stats(self) -> dict[str, Any] | None:
         """Of the embedded platform: its instances and its bill."""

@@ -30,6 +30,7 @@ from infiniray.runtime.link import NodeLink
 from infiniray.runtime.listener import Greeting, Listener
 from infiniray.runtime.pacing import Pacer, Pacing
 from infiniray.runtime.sessions import Invoker, Sessions
+from infiniray.wire.auth import key_id
 from infiniray.wire.describe import ChunkId, ChunkInfo
 from infiniray.wire.frames import Frame, Kind, ProtocolError
 
@@ -234,6 +235,11 @@ class ShardDriver:
     def keys_in_use(self) -> Counter[str]:
         """Of the connections that are open: how many were proven with which secret, by its id."""
         return Counter(self._keys_of.values())
+
+    def nodes_behind(self) -> frozenset[NodeId]:
+        """Nodes with an open connection that was proven with another secret than the current one."""
+        current = key_id(self.keys.current)
+        return frozenset(link.node for link in self._links.values() if self._keys_of[link.id] != current)
 
     def now_s(self) -> float:
         """The shard's time, Unix."""

@@ -19,6 +19,7 @@ from infiniray.config import Config
 from infiniray.core.commands import ObjectFacts
 from infiniray.core.table import ObjectRecord, ObjectTable
 from infiniray.errors import CacheUnavailable, KeyNotFound, ShardRecovering, StaleEpoch, WriteFailed, WriteUncertain
+from infiniray.runtime.keys import KeyRing
 
 SCHEME = Scheme.parse("rs:2+1")
 
@@ -66,7 +67,8 @@ class FakeDriver:
 
 async def enroll(membership: Membership, shard: str, incarnation: str) -> Enrolment:
     registry = ShardRegistry(membership.name, shard, 1)
-    return Enrolment(membership=membership, epoch=1, registry=registry, on_record={})
+    keys = KeyRing(current=b"s")
+    return Enrolment(membership=membership, epoch=1, keys=keys, registry=registry, on_record={})
 
 
 async def renewed(membership: Membership) -> Membership:
@@ -85,7 +87,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
 @pytest.fixture
 def shard() -> Shard:
     config = Config.load(None, {"redundancy": [{"scheme": "rs:2+1"}], "ring": {"shards": 1}}, environ={})
-    return Shard(membership=plan(config), shard="shard-0", config=config, secret="00ff", endpoint_url=None)
+    return Shard(membership=plan(config), shard="shard-0", config=config, endpoint_url=None)
 
 
 async def put(
@@ -112,7 +114,7 @@ async def test_callers_who_think_that_another_shards_key_is_mine_are_turned_away
     config = Config.load(None, {"redundancy": [{"scheme": "rs:2+1"}], "ring": {"shards": 2}}, environ={})
     membership = plan(config)
     key = next(f"k{i}" for i in range(100) if membership.ring.owner(f"k{i}") == "shard-1")
-    shard = Shard(membership=membership, shard="shard-0", config=config, secret="00ff", endpoint_url=None)
+    shard = Shard(membership=membership, shard="shard-0", config=config, endpoint_url=None)
     calls = [
         shard.put(0, key, "", b"", [], request="r", ttl_s=None, timeout_s=5),
         shard.get(0, key, raw=False, timeout_s=5),

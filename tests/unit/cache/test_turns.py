@@ -34,6 +34,7 @@ from infiniray.errors import (
     StaleEpoch,
     ValueTooLarge,
 )
+from infiniray.runtime.keys import KeyRing
 from infiniray.values import deserialize, serialize
 
 SCHEME = Scheme.parse("rs:2+1")
@@ -112,7 +113,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 async def enroll(membership: Membership, shard: str, incarnation: str) -> Enrolment:
     registry = ShardRegistry(membership.name, shard, 1)
-    return Enrolment(membership=membership, epoch=1, registry=registry, on_record={})
+    keys = KeyRing(current=b"s")
+    return Enrolment(membership=membership, epoch=1, keys=keys, registry=registry, on_record={})
 
 
 async def renewed(membership: Membership) -> Membership:
@@ -133,7 +135,7 @@ def shard(driver: FakeDriver) -> Shard:
     config = Config.load(
         None, {"redundancy": [{"scheme": "rs:2+1"}], "limits": {"max_in_flight": 32}, "ring": {"shards": 1}}, environ={}
     )
-    return Shard(membership=plan(config), shard="shard-0", config=config, secret="00ff", endpoint_url=None)
+    return Shard(membership=plan(config), shard="shard-0", config=config, endpoint_url=None)
 
 
 async def take(shard: Shard, holder: str, *, lease_s: float = 60.0, timeout_s: float = 60.0) -> Turn:

@@ -60,6 +60,7 @@ class FakeCache:
             },
             "backup_slots": {"taken": 1, "of": 8},
             "scaling": None,
+            "rotation": None,
         }
 
     def stats(self) -> dict[str, Any]:

@@ -52,16 +52,16 @@ async def test_each_incarnation_gets_an_epoch_above_all_before(first: Supervisor
 
 
 async def test_asked_again_an_incarnation_gets_the_same_epoch(first: Supervisor) -> None:
-    _, epoch = await first.enroll("shard-0", "a")
-    _, other = await first.enroll("shard-1", "b")
-    membership, again = await first.enroll("shard-0", "a")
+    _, epoch, _ = await first.enroll("shard-0", "a")
+    _, other, _ = await first.enroll("shard-1", "b")
+    membership, again, _ = await first.enroll("shard-0", "a")
     assert again == epoch
     assert membership.epoch == other
 
 
 async def test_incarnations_that_enroll_at_once_get_different_epochs(first: Supervisor) -> None:
     answers = await asyncio.gather(*(first.enroll("shard-0", f"i{i}") for i in range(8)))
-    assert len({epoch for _, epoch in answers}) == 8
+    assert len({epoch for _, epoch, _ in answers}) == 8
 
 
 async def test_its_next_process_gives_no_epoch_again(
@@ -69,9 +69,9 @@ async def test_its_next_process_gives_no_epoch_again(
 ) -> None:
     before = await asyncio.gather(*(first.enroll(f"shard-{i % 2}", f"i{i}") for i in range(6)))
     second = supervisor(monkeypatch, is_restarted=True)
-    assert (await second.membership()).epoch == max(epoch for _, epoch in before)
+    assert (await second.membership()).epoch == max(epoch for _, epoch, _ in before)
     assert (await second.enroll("shard-1", "i5"))[1] == before[5][1]
-    assert (await second.enroll("shard-1", "new"))[1] > max(epoch for _, epoch in before)
+    assert (await second.enroll("shard-1", "new"))[1] > max(epoch for _, epoch, _ in before)
 
 
 async def test_a_slow_write_is_not_overtaken_by_the_next(
@@ -108,7 +108,7 @@ async def test_an_epoch_that_could_not_be_written_down_is_given_to_nobody(
             await first.enroll("shard-0", "a")
     assert (await first.membership()).epoch == epoch
     store.is_away = False
-    _, given = await first.enroll("shard-0", "a")
+    _, given, _ = await first.enroll("shard-0", "a")
     assert (await supervisor(monkeypatch, is_restarted=True).enroll("shard-0", "a"))[1] == given
 
 

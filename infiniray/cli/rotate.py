@@ -1,0 +1,84 @@
+"""The rotate-secret command: a new secret for a cache that is used."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from infiniray.cli.output import fail, json_option, name_option, print_json, reports_errors, says
+from infiniray.cli.reach import connected
+
+if TYPE_CHECKING:
+    from infiniray.cache import Cache
+
+__all__ = ["rotate_secret", "rotation_line"]
+
+_POLL_S = 0.3
+
+
+@click.command("rotate-secret")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Functions of each shard that are emptied at a time.",
+)  # fmt: skip
+@click.option("--evict", is_flag=True, help="Let the least recently used objects go if the others have no room.")
+@click.option("--timeout", "timeout_s", type=float, default=1800.0, show_default=True, help="Seconds to wait for it.")
+@click.option("--no-wait", is_flag=True, help="Return when it has begun; `status` shows how far it is.")
+@name_option
+@json_option
+@reports_errors
+def rotate_secret(batch: int, evict: bool, timeout_s: float, no_wait: bool, name: str, as_json: bool) -> None:
+    """Give a running cache a new secret. Every object stays readable meanwhile.
+
+    Functions are emptied onto the others, get the new secret, and are taken back, batch by batch; then the former
+    secret is refused. Each shard needs a function more than its widest scheme. On AWS the shards' host must be allowed
+    lambda:UpdateFunctionConfiguration for the time. If this command is interrupted, the rotation goes on.
+    """
+    from infiniray.cluster.status import rotate_secret as begin
+
+    with connected(name) as cache:
+        n_nodes = begin(name, batch=batch, may_evict=evict)["nodes"]
+        took_s = None if no_wait else _wait(cache, timeout_s)
+    if as_json:
+        print_json({"name": name, "nodes": n_nodes, "took_s": took_s})
+    elif took_s is None:
+        says().print(f"cache {name!r}: a new secret for {n_nodes} functions, begun")
+    else:
+        says().print(f"cache {name!r}: {n_nodes} functions have a new secret, in {took_s:.1f} s")
+
+
+def _wait(cache: Cache, timeout_s: float) -> float:
+    """Until the rotation is over, showing how far it is; the seconds that it took."""
+    from infiniray.errors import InfiniRayError
+
+    began_s, said = time.monotonic(), "beginning"
+    with says().status(said) as spinner:
+        while True:
+            try:
+                state = cache.status()["rotation"]
+            except InfiniRayError as error:
+                if not error.retryable:
+                    raise
+                said = "the supervisor is away"  # it is restarted, and goes on
+            else:
+                if state is None:
+                    return round(time.monotonic() - began_s, 1)
+                said = rotation_line(state)
+            spinner.update(said)
+            if time.monotonic() - began_s > timeout_s:
+                fail(f"not over after {timeout_s:g} s, and goes on: {said}")
+            time.sleep(_POLL_S)
+
+
+def rotation_line(state: dict[str, Any]) -> str:
+    """How far a change of the secret is."""
+    from infiniray.units import format_bytes
+
+    parts = [f"{state['nodes_done']} of {state['nodes']} functions have it", state["stage"]]
+    if state["node_bytes_left"]:
+        parts.append(f"{format_bytes(state['node_bytes_left'])} to move first")
+    if state["trouble"]:
+        parts.append(state["trouble"])
+    return ", ".join(parts)
