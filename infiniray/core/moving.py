@@ -50,9 +50,13 @@ class Move(Storing):
             self._is_read = True
             super().start()
         else:
-            if settled.outcome is Outcome.DAMAGED and self.record.places[self._index] == self._place:
+            if self._is_useless(settled.outcome) and self.record.places[self._index] == self._place:
                 self.shard.give_up_chunk(self.record, self._index)  # nobody can read it: to be rebuilt elsewhere
             self._fail(f"{self._place.node}: {settled.outcome.value}, {settled.detail}")
+
+    def _is_useless(self, outcome: Outcome) -> bool:
+        """Whether the node will never give the chunk, though its copy is not known to lack it."""
+        return outcome is Outcome.DAMAGED or (outcome is Outcome.MISSING and not self.shard.is_lost(self._place))
 
     def siblings(self) -> Collection[NodeId]:
         return {place.node for _, place in self.record.placed()}

@@ -40,7 +40,8 @@ class Warming:
         due_s = since_s + policy.warm_interval_s - self._context.now_s
         if due_s <= _SOON_SHARE * policy.warm_interval_s:
             due_s = policy.warm_interval_s
-            if policy.warm is not Warm.HOLDING or node.custody.holdings:
+            is_wanted = policy.warm is not Warm.HOLDING or bool(node.custody.holdings)
+            if is_wanted and not self._shard.is_recovering:  # another instance might answer than the one on record
                 node.warm()
         self._set(node.id, due_s)
 

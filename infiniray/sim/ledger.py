@@ -20,7 +20,8 @@ __all__ = ["WitnessedShard", "wrong_books"]
 
 
 class WitnessedShard(ShardState):
-    """I am a shard, and note whose object I give up without having been asked: evicted, or too much of it lost."""
+    """I am a shard, and note whose object I give up without having been asked: evicted, idle for longer than it is
+    worth, or too much of it lost."""
 
     def __init__(
         self, *, shard: str, epoch: int, nodes: Mapping[NodeId, int], policy: Policy, given_up: Counter[str]
@@ -37,6 +38,17 @@ class WitnessedShard(ShardState):
         is_done = super().evict()
         self.given_up.update(before - {record.facts.key for record in self.table})
         return is_done
+
+    def _sweep(self) -> None:
+        idle = {record.facts.key for record in self.table if self._is_idle(record)}
+        super()._sweep()
+        self.given_up.update(idle - {record.facts.key for record in self.table})
+
+    def _is_idle(self, record: ObjectRecord) -> bool:
+        """What :class:`~infiniray.core.table.ObjectTable` promises, computed anew."""
+        allowed_byte_s = self.context.policy.idle_byte_s
+        idle_s = self.context.now_s - max(record.used_s, self.table.uses_known_since_s)
+        return 0 < allowed_byte_s <= (idle_s + 1e-6) * record.stored_bytes
 
 
 def wrong_books(state: ShardState, driver: SimDriver) -> str | None:

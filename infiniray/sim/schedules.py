@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from infiniray.codec.schemes import Scheme, SchemePolicy
@@ -146,10 +146,22 @@ class ScheduleResult:
 class _Schedule:
     """I am one seeded run."""
 
-    def __init__(self, seed: int, n_steps: int, *, keeps_story: bool, story_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        n_steps: int,
+        *,
+        emphasis: Mapping[str, int],
+        keeps_story: bool,
+        story_limit: int | None = None,
+    ) -> None:
+        self.emphasis = emphasis
         self.random = random.Random(seed)
         luck_is_bad = self.random.random() < 0.75
+        ends = random.Random(f"ends {seed}")  # apart, so that schedules stay what they were
         policy = Policy(
+            idle_byte_s=ends.choice([0.0, 0.0, 3e6, 1e8]),
+            sweep_interval_s=ends.choice([1.0, 10.0]),
             schemes=SchemePolicy.of([(1 << 16, "mirror:3"), (1 << 20, "rs:4+2"), (None, "rs:5+2")]),
             hedge=self.random.choice(list(Hedge)),
             connect_timeout_s=1.0,
@@ -221,7 +233,8 @@ class _Schedule:
             (self._throttle, 2), (self._fail_codec, 1), (self._recover, 3), (self._crash, 1), (self._succeed, 1),
             (self._deny_slot, 1), (self._lose_supervisor, 1), (self._lose_registry, 1), (self._spike, 1),
         ]  # fmt: skip
-        actions, weights = zip(*use, *([] if self.result.is_lucky else bad_luck), strict=True)
+        actions, usual = zip(*use, *([] if self.result.is_lucky else bad_luck), strict=True)
+        weights = [n * self.emphasis.get(act.__name__[1:], 1) for act, n in zip(actions, usual, strict=True)]
         for _ in range(self.result.n_steps):
             self.n_done += 1
             self.random.choices(actions, weights)[0]()
@@ -695,22 +708,29 @@ class _Schedule:
 
 
 def run_schedule(
-    seed: int, n_steps: int = STEPS, *, keeps_story: bool = False, story_limit: int | None = None
+    seed: int,
+    n_steps: int = STEPS,
+    *,
+    emphasis: Mapping[str, int] | None = None,
+    keeps_story: bool = False,
+    story_limit: int | None = None,
 ) -> ScheduleResult:
     """Run one seeded schedule.
 
     Args:
+        emphasis: how many times as often as else an action is taken, by its name, like ``{"crash": 5}``.
         story_limit: keep only so much of the story's end.
 
     Raises:
         Violation: a promise was broken, or an assumption of the code itself; the message begins with the seed.
     """
-    schedule = _Schedule(seed, n_steps, keeps_story=keeps_story, story_limit=story_limit)
+    schedule = _Schedule(seed, n_steps, emphasis=emphasis or {}, keeps_story=keeps_story, story_limit=story_limit)
     try:
         result = schedule.run()
     except Exception as error:
         what = str(error) if isinstance(error, Violation) else f"{type(error).__name__}: {error}"
-        again = Violation(f"seed {seed}, step {schedule.n_done}: {what}\nreplay: {replay_command(seed, n_steps)}")
+        how = f"run_schedule({seed}, {n_steps}, emphasis={emphasis})" if emphasis else replay_command(seed, n_steps)
+        again = Violation(f"seed {seed}, step {schedule.n_done}: {what}\nreplay: {how}")
         again.seed, again.n_steps, again.story = seed, schedule.n_done, schedule.story()
         raise again from error
     result.story = schedule.story()
