@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,8 +19,8 @@ from workloads.replay.targets import ray_store as replayed_ray
 from workloads.replay.targets import redis as replayed
 from workloads.replay.targets.infiniray import InfiniRayTarget
 
-__all__ = ["FLOORS", "ByteArray", "CacheTarget", "LoopbackTarget", "ManyTarget", "MemcpyTarget", "RayStoreTarget",
-           "RedisTarget", "Target"]  # fmt: skip
+__all__ = ["ByteArray", "CacheTarget", "LoopbackTarget", "ManyTarget", "MemcpyTarget", "RayStoreTarget", "RedisTarget",
+           "Target"]  # fmt: skip
 
 ByteArray = npt.NDArray[np.uint8]
 _ANSWER_S = 10.0
@@ -243,7 +243,3 @@ def _copy(source: ByteArray, into: dict[str, ByteArray], key: str) -> ByteArray:
         landing = into[key] = np.zeros(len(source), np.uint8)
     np.copyto(landing, source)
     return landing
-
-
-#: Makers of the systems that need nothing but this machine, in the order of the table.
-FLOORS: tuple[Callable[[], Target], ...] = (LoopbackTarget, MemcpyTarget)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,19 @@ import infiniray
 from infiniray.cache import Cache
 from infiniray.cluster.status import cache_status, shard_pid
 from infiniray.faas.local.admin import PlatformAdmin
-from workloads.baselines import FLOORS, CacheTarget, RayStoreTarget, RedisTarget, Target
+from workloads.baselines import CacheTarget, LoopbackTarget, MemcpyTarget, RayStoreTarget, RedisTarget, Target
 from workloads.bench.measuring import Conditions
 from workloads.errors import TargetFailed
 
-__all__ = ["Setting", "Stand", "stand"]
+__all__ = ["OTHERS", "Nodes", "Setting", "Stand", "stand"]
 
-_NAME = "bench"
+#: What the cache is compared with, by name, in the order of the table.
+OTHERS: dict[str, Callable[[], Target]] = {
+    "redis": RedisTarget,
+    "ray": RayStoreTarget,
+    "loopback": LoopbackTarget,
+    "memcpy": MemcpyTarget,
+}
 #: Nodes that are to stay awake linger for this long, and are woken before each stretch.
 _LINGER_S = 30
 _SETTLE_S = 30.0
@@ -32,16 +38,16 @@ class Setting:
     """What a run sets about the cache, beside :class:`Conditions`.
 
     Args:
+        nodes: of all shards together.
         hedge: see :class:`infiniray.config.ReadConfig`.
         node_bytes_per_s: of each node, each way, where the network is shaped; no burst.
-        slowed: this many nodes send at a tenth of that.
         object_store_bytes: of the Ray that is started, if one is.
     """
 
     nodes: int = 28
+    shards: int = 1
     hedge: str = "delayed"
     node_bytes_per_s: int = 75 << 20
-    slowed: int = 0
     object_store_bytes: int = 2 << 30
 
     def sections(self, conditions: Conditions) -> dict[str, Any]:
@@ -61,50 +67,55 @@ class Setting:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stand:
     """A cache that runs, the systems that take turns (the cache is the first), and what brings its nodes to where they
-    are to be."""
+    are to be. ``shard_pid`` is its first shard's process."""
 
     conditions: Conditions
+    setting: Setting
     cache: Cache
+    nodes: Nodes
     targets: tuple[Target, ...]
     settle: Callable[[], None]
     shard_pid: int
 
 
 @contextlib.contextmanager
-def stand(conditions: Conditions, setting: Setting, *, baselines: bool = True) -> Iterator[Stand]:
-    """Start all of it; it ends with the block."""
+def stand(
+    conditions: Conditions, setting: Setting, *, others: Sequence[str] = (), name: str = "bench"
+) -> Iterator[Stand]:
+    """Start all of it; it ends with the block.
+
+    Args:
+        others: of :data:`OTHERS`.
+    """
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(
             infiniray.start(
-                name=_NAME,
-                shards=1,
+                name=name,
+                shards=setting.shards,
                 nodes=setting.nodes,
                 object_store_bytes=setting.object_store_bytes,
                 **setting.sections(conditions),
             )
         )
-        admin = PlatformAdmin(str(cache_status(_NAME)["endpoint_url"]))
-        nodes = _Nodes(cache, admin, setting.nodes)
+        nodes = Nodes(cache, PlatformAdmin(str(cache_status(name)["endpoint_url"])), setting.nodes)
         nodes.start_all()
-        for function in nodes.functions()[: setting.slowed]:
-            admin.slow(function, 10.0)
         targets: list[Target] = [CacheTarget(cache)]
-        if baselines:
-            redis: list[Callable[[], Target]] = [RedisTarget] if RedisTarget.is_available() else []
-            for make in (*redis, RayStoreTarget, *FLOORS):
-                targets.append(make())
-                stack.callback(targets[-1].close)
+        for other in others:
+            targets.append(OTHERS[other]())
+            stack.callback(targets[-1].close)
         yield Stand(
             conditions=conditions,
+            setting=setting,
             cache=cache,
+            nodes=nodes,
             targets=tuple(targets),
             settle=nodes.wake if conditions.awake else nodes.await_sleep,
-            shard_pid=shard_pid(_NAME, "shard-0"),
+            shard_pid=shard_pid(name, "shard-0"),
         )
 
 
-class _Nodes:
-    """The nodes of the cache, as their platform sees them."""
+class Nodes:
+    """The nodes of a cache, as their platform sees them."""
 
     def __init__(self, cache: Cache, admin: PlatformAdmin, n_nodes: int) -> None:
         self._cache = cache.namespace("settle")
@@ -114,6 +125,11 @@ class _Nodes:
     def functions(self) -> list[str]:
         """Of all nodes that have been invoked, in an order that stays."""
         return sorted({row["function"] for row in self._admin.instances()})
+
+    def slow(self, functions: Collection[str], factor: float) -> None:
+        """Divide what these can send; 1.0 ends it."""
+        for function in functions:
+            self._admin.slow(function, factor)
 
     def start_all(self) -> None:
         """Touch nodes until each has been invoked once: cold starts are over then.
@@ -131,16 +147,6 @@ class _Nodes:
         """
         self._touch_until(self._awake, "woke")
 
-    def _touch_until(self, there: Callable[[], Collection[str]], what: str) -> None:
-        value = np.zeros(128 << 10, np.uint8)
-        deadline_s = time.monotonic() + _SETTLE_S
-        while len(there()) < self._n_nodes:
-            self._check(deadline_s, f"only {len(there())} of {self._n_nodes} nodes {what}")
-            keys = [str(i) for i in range(self._n_nodes)]
-            self._cache.put_many(dict.fromkeys(keys, value))
-            for key in keys:
-                self._cache.delete(key)
-
     def await_sleep(self) -> None:
         """Wait until no node is in a session.
 
@@ -148,13 +154,23 @@ class _Nodes:
             TargetFailed: some stay awake.
         """
         deadline_s = time.monotonic() + _SETTLE_S
-        while self._awake():
-            self._check(deadline_s, f"{len(self._awake())} nodes did not fall asleep")
+        while awake := self._awake():
+            self._check(deadline_s, f"{len(awake)} nodes did not fall asleep")
             time.sleep(_LOOK_AGAIN_S)
+
+    def _touch_until(self, there: Callable[[], Collection[str]], what: str) -> None:
+        value = np.zeros(128 << 10, np.uint8)
+        deadline_s = time.monotonic() + _SETTLE_S
+        while (n_there := len(there())) < self._n_nodes:
+            self._check(deadline_s, f"only {n_there} of {self._n_nodes} nodes {what}")
+            keys = [str(i) for i in range(self._n_nodes)]
+            self._cache.put_many(dict.fromkeys(keys, value))
+            for key in keys:
+                self._cache.delete(key)
 
     def _awake(self) -> set[str]:
         return {row["function"] for row in self._admin.instances() if row["busy"]}
 
     def _check(self, deadline_s: float, trouble: str) -> None:
         if time.monotonic() > deadline_s:
-            raise TargetFailed(system="infiniray", detail=f"{trouble} within {_SETTLE_S:.0f} s")
+            raise TargetFailed(system=CacheTarget.name, detail=f"{trouble} within {_SETTLE_S:.0f} s")
