@@ -42,6 +42,9 @@ class Conditions:
     awake: bool = True
     shaped: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.scheme}, {'awake' if self.awake else 'asleep'}{', shaped' if self.shaped else ''}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -51,6 +54,10 @@ class Case:
     clients: int = 1
     rounds: int = 9
     n_values: int = 1
+
+    def __str__(self) -> str:
+        many = f"{self.n_values} x " if self.n_values > 1 else ""
+        return f"{many}{self.size_bytes:,} bytes, {self.clients} clients, {self.rounds} rounds"
 
     def calls_per_round(self, *, awake: bool) -> int:
         """Of one client."""

@@ -93,9 +93,20 @@ class MemoryRow:
 
 
 def measure_memory(
-    target: Target, conditions: Conditions, *, size_bytes: int, clients: int, rounds: int, shard_pid: int
+    target: Target,
+    conditions: Conditions,
+    *,
+    size_bytes: int,
+    clients: int,
+    rounds: int,
+    shard_pid: int,
+    settle_s: float = _SETTLE_S,
 ) -> list[MemoryRow]:
-    """PUT, then GET, ``clients`` objects at once, with both processes watched."""
+    """PUT, then GET, ``clients`` objects at once, with both processes watched.
+
+    Args:
+        settle_s: what is let go has so long to get back to the system.
+    """
     values = random_values(size_bytes, [f"memory/{i}" for i in range(clients)])
     warm_up = random_values(_WARM_UP_BYTES, ["memory/warm-up"])
     peaks: dict[str, list[Resident]] = {"put": [], "get": []}
@@ -104,14 +115,14 @@ def measure_memory(
         for key, value in warm_up.items():
             target.put(key, value)
             target.get(key)
-        base = _settled(shard_pid, None)
+        base = _settled(shard_pid, None, settle_s / 5)
 
         def watched(op: str, act: Callable[[str], Any]) -> None:
             with _watching(shard_pid, base) as seen:
                 held = list(pool.map(act, values))
             del held
             peaks[op].append(max(seen, key=lambda resident: resident.all_bytes))
-            afters[op].append(_settled(shard_pid, base).since(base).private_bytes)
+            afters[op].append(_settled(shard_pid, base, settle_s).since(base).private_bytes)
 
         for _ in range(rounds):
             watched("put", lambda key: target.put(key, values[key]))
@@ -164,10 +175,10 @@ def _watching(shard_pid: int, base: Resident) -> Iterator[list[Resident]]:
         watcher.join()
 
 
-def _settled(shard_pid: int, base: Resident | None) -> Resident:
+def _settled(shard_pid: int, base: Resident | None, within_s: float) -> Resident:
     """What is resident once it has come back to ``base``, or has had its time."""
     gc.collect()
-    deadline_s = time.monotonic() + (_SETTLE_S if base else _SETTLE_S / 5)
+    deadline_s = time.monotonic() + within_s
     while True:
         now = Resident.of(shard_pid)
         is_back = base is not None and now.since(base).private_bytes <= _SLACK_BYTES

@@ -41,6 +41,9 @@ class Mix:
     get_percent: int = 90
     seconds: float = 30.0
 
+    def __str__(self) -> str:
+        return f"{self.size_bytes:,} bytes, {self.get_percent}% GETs, {self.clients} clients, {self.seconds:g} s"
+
     @property
     def keys_per_client(self) -> int:
         return max(2, min(16, _WORKING_SET_BYTES // (self.size_bytes * self.clients)))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
-__all__ = ["clients_option", "hedge_option", "node_rate_option", "one_size", "schemes", "sizes", "words_of"]
+from infiniray.cli.output import says
+
+__all__ = ["available", "clients_option", "hedge_option", "node_rate_option", "numbers_of", "one_scheme", "one_size",
+           "schemes", "sizes", "words_of"]  # fmt: skip
+
+Option = Callable[[Any], Any]
 
 
 def sizes(_ctx: click.Context, _param: click.Parameter, text: str) -> list[int]:
@@ -37,15 +43,23 @@ def schemes(_ctx: click.Context, _param: click.Parameter, text: str) -> list[str
         raise click.BadParameter(str(error)) from None
 
 
-def clients(_ctx: click.Context, _param: click.Parameter, text: str) -> list[int]:
-    """Numbers of clients, separated by commas."""
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise click.BadParameter("numbers, separated by commas") from None
-    if any(not 1 <= count <= 64 for count in counts):
-        raise click.BadParameter("1 to 64 clients")
-    return counts
+def one_scheme(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    return schemes(ctx, param, text)[0]
+
+
+def numbers_of(least: int, most: int) -> Callable[[click.Context, click.Parameter, str], list[int]]:
+    """Numbers within limits, separated by commas."""
+
+    def numbers(_ctx: click.Context, _param: click.Parameter, text: str) -> list[int]:
+        try:
+            found = [int(part) for part in text.split(",")]
+        except ValueError:
+            raise click.BadParameter("numbers, separated by commas") from None
+        if any(not least <= number <= most for number in found):
+            raise click.BadParameter(f"{least} to {most}")
+        return found
+
+    return numbers
 
 
 def words_of(*choice: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -65,20 +79,28 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-clients_option = click.option(
-    "--clients", callback=clients, default="1", show_default=True, help="Threads at once, like 1,8."
-)
+def clients_option(default: str) -> Option:
+    return click.option(
+        "--clients", callback=numbers_of(1, 64), default=default, show_default=True, help="Threads at once, like 1,8."
+    )
+
+
+def node_rate_option(default: str) -> Option:
+    text = "Bytes per second of a shaped node, each way."
+    return click.option("--node-rate", callback=one_size, default=default, show_default=True, help=text)
+
+
 hedge_option = click.option(
-    "--hedge",
-    type=click.Choice(["delayed", "all"]),
-    default="delayed",
-    show_default=True,
+    "--hedge", type=click.Choice(["delayed", "all"]), default="delayed", show_default=True,
     help="When parity is asked for.",
-)
-node_rate_option = click.option(
-    "--node-rate",
-    callback=one_size,
-    default="75MiB",
-    show_default=True,
-    help="Bytes per second of a shaped node, each way.",
-)
+)  # fmt: skip
+
+
+def available(others: Sequence[str]) -> list[str]:
+    """Those of the other systems that this machine has."""
+    from workloads.baselines import RedisTarget
+
+    if "redis" in others and not RedisTarget.is_available():
+        says().print("no redis-server here: no ratios to Redis")
+        return [other for other in others if other != "redis"]
+    return list(others)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from infiniray.cli.bench.options import clients_option, hedge_option, node_rate_option, schemes, sizes, words_of
+from infiniray.cli.bench.options import (
+    available,
+    clients_option,
+    hedge_option,
+    node_rate_option,
+    schemes,
+    sizes,
+    words_of,
+)
 from infiniray.cli.output import json_option, print_json, reports_errors, results, says
 
 if TYPE_CHECKING:
@@ -33,7 +41,7 @@ _MANY_BYTES = 128 << 20
     "--ops", callback=words_of("put", "get", "put_many", "get_many"), default="put,get", show_default=True,
     help="The last two have 100 objects in a call.",
 )  # fmt: skip
-@clients_option
+@clients_option("1")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=9, show_default=True, help="In which all take turns.")
 @click.option(
     "--others", callback=words_of("redis", "ray", "loopback", "memcpy"), default="redis,ray,loopback,memcpy",
@@ -42,7 +50,7 @@ _MANY_BYTES = 128 << 20
 @click.option("--awake", is_flag=True, help="Nodes are in a session when they are asked; so by default.")
 @click.option("--asleep", is_flag=True, help="Nodes must be invoked first. Both: one after the other.")
 @click.option("--shaped", is_flag=True, help="Nodes have the bandwidth of --node-rate, not the machine's.")
-@node_rate_option
+@node_rate_option("75MiB")
 @hedge_option
 @json_option
 @click.pass_context
@@ -110,16 +118,6 @@ def bench(
         f"{platform.resident_bytes / 1e6:.1f} MB resident each; warm invoke {platform.warm_invoke_p50_s * 1e3:.1f} ms; "
         f"agent zip {platform.agent_zip_bytes:,} bytes"
     )
-
-
-def available(others: Sequence[str]) -> list[str]:
-    """Those of the other systems that this machine has."""
-    from workloads.baselines import RedisTarget
-
-    if "redis" in others and not RedisTarget.is_available():
-        says().print("no redis-server here: no ratios to Redis")
-        return [other for other in others if other != "redis"]
-    return list(others)
 
 
 def _rows(
