@@ -126,6 +126,10 @@ class Nodes:
         """Of all nodes that have been invoked, in an order that stays."""
         return sorted({row["function"] for row in self._admin.instances()})
 
+    def pids(self) -> list[int]:
+        """Of all instances' processes."""
+        return [int(row["pid"]) for row in self._admin.instances()]
+
     def slow(self, functions: Collection[str], factor: float) -> None:
         """Divide what these can send; 1.0 ends it."""
         for function in functions:

@@ -14,11 +14,12 @@ from infiniray.cli.bench.options import (
     numbers_of,
     one_scheme,
     one_size,
+    sizes,
     words_of,
 )
 from infiniray.cli.output import json_option, print_json, reports_errors, results, says
 
-__all__ = ["memory", "mixed", "shards", "stragglers"]
+__all__ = ["memory", "mixed", "processes", "shards", "stragglers"]
 
 _scheme_option = click.option("--scheme", callback=one_scheme, default="rs:10+2", show_default=True)
 
@@ -82,6 +83,28 @@ def memory(size: int, scheme: str, clients: list[int], rounds: int, as_json: boo
                 print_json(row.to_json_dict())
         else:
             results().print(render_memory(rows))
+
+
+@click.command()
+@click.option("--sizes", callback=sizes, default="4KiB,64KiB,1MiB,10MiB,100MiB", show_default=True, help="Of objects.")
+@_scheme_option
+@click.option("--asleep", is_flag=True, help="Nodes must be invoked first.")
+@json_option
+@reports_errors
+def processes(sizes: list[int], scheme: str, asleep: bool, as_json: bool) -> None:
+    """CPU time, page faults and switches of client, shard, nodes and Ray, for one PUT and one GET."""
+    from workloads.bench.measuring import Conditions
+    from workloads.bench.processes import measure_processes, render_processes
+    from workloads.bench.stand import Setting, stand
+
+    with stand(Conditions(scheme=scheme, awake=not asleep), Setting()) as here:
+        for size in sizes:
+            rows = measure_processes(here, size_bytes=size)
+            if as_json:
+                for row in rows:
+                    print_json(row.to_json_dict())
+            else:
+                results().print(render_processes(rows))
 
 
 @click.command()
