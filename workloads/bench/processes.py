@@ -23,7 +23,7 @@ _LEAST_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRow:
-    """What the processes of one role did for one call, on average. There were ``n_processes``; ``wall_s`` is the call's.
+    """What the ``n_processes`` of one role did for one call, on average; ``wall_s`` is how long that took.
 
     ``faults`` are pages that the kernel had to provide or map, ``switches`` times that a thread gave up or lost its
     CPU.
