@@ -1,23 +1,26 @@
 """What users would pick instead, behind one interface, so that a benchmark can take turns.
 
 Each system is a :class:`Target`: it stores an array of bytes and gives it back as something with the buffer protocol.
+Any number of threads may call it, each with keys of its own.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from workloads.errors import TargetFailed
 from workloads.replay.targets import ray_store as replayed_ray
 from workloads.replay.targets import redis as replayed
 from workloads.replay.targets.infiniray import InfiniRayTarget
 
-__all__ = ["CacheTarget", "LoopbackTarget", "MemcpyTarget", "RayStoreTarget", "RedisTarget", "Target"]
+__all__ = ["ByteArray", "CacheTarget", "LoopbackTarget", "ManyTarget", "MemcpyTarget", "RayStoreTarget", "RedisTarget",
+           "Target"]  # fmt: skip
 
 ByteArray = npt.NDArray[np.uint8]
 _ANSWER_S = 10.0
@@ -37,10 +40,24 @@ class Target(Protocol):
     def close(self) -> None: ...
 
 
+class ManyTarget(Target, Protocol):
+    """A system that takes several keys in one call."""
+
+    def put_many(self, values: Mapping[str, ByteArray]) -> None: ...
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Any]: ...
+
+
 class CacheTarget(InfiniRayTarget):
     """This project's cache."""
 
     name = "infiniray"
+
+    def put_many(self, values: Mapping[str, ByteArray]) -> None:
+        self._cache.put_many(values)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
+        return self._cache.get_many(keys)
 
 
 class RedisTarget(replayed.RedisTarget):
@@ -57,6 +74,27 @@ class RedisTarget(replayed.RedisTarget):
         self._server = replayed.RedisServer()
         super().__init__(self._server.url)
 
+    def put_many(self, values: Mapping[str, ByteArray]) -> None:
+        """One pipeline, no transaction."""
+        pipeline = self._client.pipeline(transaction=False)
+        for key, value in values.items():
+            pipeline.set(key, value.data)
+        self._execute(pipeline)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
+        """One pipeline, no transaction."""
+        pipeline = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.get(key)
+        return dict(zip(keys, self._execute(pipeline), strict=True))
+
+    def _execute(self, pipeline: Any) -> list[Any]:
+        try:
+            answers: list[Any] = pipeline.execute()
+        except self._error as error:
+            raise self._failed(error) from None
+        return answers
+
     def close(self) -> None:
         super().close()
         self._server.close()
@@ -69,71 +107,139 @@ class RayStoreTarget(replayed_ray.RayStoreTarget):
 
 
 class LoopbackTarget:
-    """One TCP stream over loopback between two threads: what a socket alone can do here."""
+    """One TCP connection over loopback for each calling thread, a thread at the other end: what a socket can do here.
+
+    A put is the value one way and one byte back; a get is one byte one way and the value back. Both land in pages that
+    are there already, once a key has been stored and read.
+    """
 
     name = "loopback"
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._peers: dict[int, _Peer] = {}  # by calling thread
+        self._stored: dict[str, ByteArray] = {}
+        self._landed: dict[str, ByteArray] = {}
+
+    def put(self, key: str, value: ByteArray) -> None:
+        self._peer().put(key, value)
+
+    def get(self, key: str) -> Any:
+        n_bytes = len(self._stored[key])
+        landing = self._landed.get(key)
+        if landing is None or len(landing) != n_bytes:
+            landing = self._landed[key] = np.zeros(n_bytes, np.uint8)
+        self._peer().get(key, landing)
+        return landing
+
+    def _peer(self) -> _Peer:
+        caller = threading.get_ident()
+        with self._lock:
+            if caller not in self._peers:
+                self._peers[caller] = _Peer(self._stored)
+            return self._peers[caller]
+
+    def delete(self, key: str) -> None:
+        self._stored.pop(key, None)
+        self._landed.pop(key, None)
+
+    def close(self) -> None:
+        for peer in self._peers.values():
+            peer.close()
+
+
+class _Peer:
+    """A connection, and a thread that stores what comes and sends what is asked for.
+
+    What is asked for is left in ``_order``, so that nothing has to be parsed; bytes wake the thread.
+    """
+
+    def __init__(self, stored: dict[str, ByteArray]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             self._ours = socket.create_connection(server.getsockname())
             self._theirs, _ = server.accept()
         for end in (self._ours, self._theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-            end.settimeout(_ANSWER_S)
-        self._values: dict[str, ByteArray] = {}
-        self._landing = np.empty(0, np.uint8)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._ours.settimeout(_ANSWER_S)
+        self._stored = stored
+        self._order: tuple[str, str] = ("", "")
+        self._thread = threading.Thread(target=self._serve, name="loopback", daemon=True)
+        self._thread.start()
 
     def put(self, key: str, value: ByteArray) -> None:
-        if len(self._landing) != len(value):
-            self._landing = np.zeros(len(value), np.uint8)
-        self._values[key] = self._landing
-        self._transfer(value, self._landing)
+        if key not in self._stored or len(self._stored[key]) != len(value):
+            self._stored[key] = np.zeros(len(value), np.uint8)
+        self._order = ("put", key)
+        self._ours.sendall(value.data)
+        self._expect(np.empty(1, np.uint8))
 
-    def get(self, key: str) -> Any:
-        landing = self._values[key]
-        self._transfer(landing, landing)
-        return landing
+    def get(self, key: str, landing: ByteArray) -> None:
+        self._order = ("get", key)
+        self._ours.sendall(b"?")
+        self._expect(landing)
 
-    def _transfer(self, source: ByteArray, target: ByteArray) -> None:
-        sender = threading.Thread(target=self._ours.sendall, args=(source.data,))
-        sender.start()
-        view, filled = target.data, 0
-        while filled < len(view):
-            filled += self._theirs.recv_into(view[filled:])
-        sender.join(_ANSWER_S)
+    def _expect(self, landing: ByteArray) -> None:
+        if not _receive(self._ours, landing.data):
+            raise TargetFailed(system=LoopbackTarget.name, detail="the other end has gone")
 
-    def delete(self, key: str) -> None:
-        self._values.pop(key, None)
+    def _serve(self) -> None:
+        first = bytearray(1)
+        while _receive(self._theirs, memoryview(first)):
+            op, key = self._order
+            stored = self._stored[key]
+            if op == "get":
+                self._theirs.sendall(stored.data)
+                continue
+            stored[0] = first[0]
+            if not _receive(self._theirs, stored.data[1:]):
+                return
+            self._theirs.sendall(b".")
 
     def close(self) -> None:
         self._ours.close()
+        self._thread.join(_ANSWER_S)
         self._theirs.close()
 
 
+def _receive(connection: socket.socket, into: memoryview) -> bool:
+    """Fill ``into``; False if the other end closed."""
+    filled = 0
+    while filled < len(into):
+        n_bytes = connection.recv_into(into[filled:])
+        if n_bytes == 0:
+            return False
+        filled += n_bytes
+    return True
+
+
 class MemcpyTarget:
-    """One copy in memory, into pages that are there already."""
+    """One copy in memory each way, into pages that are there already once a key has been stored and read."""
 
     name = "memcpy"
 
     def __init__(self) -> None:
-        self._values: dict[str, ByteArray] = {}
-        self._landing = np.empty(0, np.uint8)
+        self._stored: dict[str, ByteArray] = {}
+        self._landed: dict[str, ByteArray] = {}
 
     def put(self, key: str, value: ByteArray) -> None:
-        if len(self._landing) != len(value):
-            self._landing = np.zeros(len(value), np.uint8)
-        np.copyto(self._landing, value)
-        self._values[key] = self._landing
+        _copy(value, self._stored, key)
 
     def get(self, key: str) -> Any:
-        return self._values[key]
+        return _copy(self._stored[key], self._landed, key)
 
     def delete(self, key: str) -> None:
-        self._values.pop(key, None)
+        self._stored.pop(key, None)
+        self._landed.pop(key, None)
 
     def close(self) -> None:
-        self._values.clear()
+        self._stored.clear()
+        self._landed.clear()
 
 
-#: Makers of the systems that need nothing but this machine, in the order of the table.
-FLOORS: tuple[Callable[[], Target], ...] = (LoopbackTarget, MemcpyTarget)
+def _copy(source: ByteArray, into: dict[str, ByteArray], key: str) -> ByteArray:
+    landing = into.get(key)
+    if landing is None or len(landing) != len(source):
+        landing = into[key] = np.zeros(len(source), np.uint8)
+    np.copyto(landing, source)
+    return landing
