@@ -9,6 +9,7 @@ from infiniray.core import events as ev
 from infiniray.core.custody import NOBODY
 from infiniray.core.draining import LOOK_S
 from infiniray.core.ids import NodeId
+from infiniray.core.policy import RepairMode
 from infiniray.errors import ObjectReplaced
 
 
@@ -91,3 +92,15 @@ def test_a_node_stays_for_a_read_of_what_was_deleted_under_it() -> None:
     assert isinstance(world.error(get), ObjectReplaced)
     world.advance(3 * LOOK_S)
     assert leaving not in world.state.nodes
+
+
+def test_a_node_leaves_although_it_does_not_have_what_its_copy_claims() -> None:
+    """Nothing else of the object can be read either, so no rebuild takes the chunk off its books."""
+    world = World(n_nodes=8, repair=RepairMode.ALWAYS)
+    world.put("a")
+    places = [place.node for place in world.record("a").places]
+    for node in places[:4]:
+        world.nodes[node].instance.chunks.clear()
+    send_away(world, places[0])
+    world.advance(5 * LOOK_S)
+    assert places[0] not in world.state.nodes

@@ -119,3 +119,16 @@ def test_what_was_said_to_an_instance_that_a_warm_up_does_not_find_is_said_to_it
     world.put("c")
     assert len(world.said(cmd.DeleteChunks)) == 2
     assert not world.state.nodes[node].custody.garbage
+
+
+def test_nobody_is_warmed_while_a_shard_recovers() -> None:
+    """Another instance might answer than the one on record, which has been asked what it holds."""
+    world = WarmWorld(n_nodes=4, scheme="mirror:2", warm_interval_s=1.0, recovery_timeout_s=30.0)
+    world.nodes[NodeId("n0")].is_silent = True
+    world.tell(ev.Started(registered=((NodeId("n0"), world.nodes[NodeId("n0")].instance.id),)))
+    world.advance(10.0)
+    assert world.state.is_recovering
+    assert warmed(world) == []
+    world.advance(30.0)
+    assert not world.state.is_recovering
+    assert {"n1", "n2", "n3"} <= set(warmed(world))
