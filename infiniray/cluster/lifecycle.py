@@ -37,6 +37,7 @@ def bring_up(
     Raises:
         CacheUnavailable: the actors do not come up.
         PlatformError: the platform refused a function.
+        ShardUnreachable: functions cannot dial a shard.
     """
     # nodes that dial a loopback address reach only shards on this machine
     is_local = _is_loopback(config.platform.listen_host)
@@ -44,12 +45,14 @@ def bring_up(
         Supervisor,
         name=supervisor_name(config.name),
         max_concurrency=_SUPERVISOR_CONCURRENCY,
-        on_node=rayapi.local_node_id() if is_local else None,
+        on_node=rayapi.local_node_id() if is_local or owner is not None else None,
+        may_move=not is_local,
         config=config,
         secret=secret or secrets.token_hex(32),
         endpoint_url=platform_endpoint,
         is_local=is_local,
         owner=owner,
+        owner_machine=rayapi.local_node_id(),
     )
     deadline = Deadline.after(BRING_UP_TIMEOUT_S)
     membership: Membership = rayapi.wait(supervisor.bring_up.remote(), deadline, "bring-up", config.name)
