@@ -8,6 +8,7 @@ import secrets
 
 from infiniray.cluster import rayapi
 from infiniray.cluster.deadline import Deadline
+from infiniray.cluster.machines import spread
 from infiniray.cluster.membership import Membership, supervisor_name
 from infiniray.cluster.state import ProcessMark
 from infiniray.cluster.supervisor import Supervisor
@@ -41,18 +42,20 @@ def bring_up(
     """
     # nodes that dial a loopback address reach only shards on this machine
     is_local = _is_loopback(config.platform.listen_host)
+    here, name = rayapi.local_node_id(), supervisor_name(config.name)
+    is_here = is_local or owner is not None
     supervisor = rayapi.create_actor(
         Supervisor,
-        name=supervisor_name(config.name),
+        name=name,
         max_concurrency=_SUPERVISOR_CONCURRENCY,
-        on_node=rayapi.local_node_id() if is_local or owner is not None else None,
+        on_node=here if is_here else spread([name], rayapi.machines(), ())[name],
         may_move=not is_local,
         config=config,
         secret=secret or secrets.token_hex(32),
         endpoint_url=platform_endpoint,
         is_local=is_local,
         owner=owner,
-        owner_machine=rayapi.local_node_id(),
+        owner_machine=here,
     )
     deadline = Deadline.after(BRING_UP_TIMEOUT_S)
     membership: Membership = rayapi.wait(supervisor.bring_up.remote(), deadline, "bring-up", config.name)

@@ -189,17 +189,16 @@ def create_actor(
     *args: Any,
     name: str,
     max_concurrency: int,
-    on_node: str | None = None,
-    may_move: bool = False,
+    on_node: str,
+    may_move: bool,
     **kwargs: Any,
 ) -> Actor:
     """Create a named, detached actor that Ray restarts whenever it dies; or find it if it is there.
 
     Args:
-        on_node: the Ray node that it runs on; None: any.
+        on_node: the Ray node that it runs on.
         may_move: once that node is lost, it is restarted on any other.
     """
-    where = "SPREAD" if on_node is None else NodeAffinitySchedulingStrategy(on_node, soft=may_move)
     options: Any = ray.remote(kind).options(
         name=name,
         namespace=NAMESPACE,
@@ -209,7 +208,7 @@ def create_actor(
         max_task_retries=0,
         max_concurrency=max_concurrency,
         num_cpus=0,
-        scheduling_strategy=where,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(on_node, soft=may_move),
     )
     return options.remote(*args, **kwargs)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-__all__ = ["Footprint", "footprint"]
+__all__ = ["Footprint", "footprint", "nothing_is_left"]
 
 #: In the environment of this process and of all that it starts, also of those that have lost their parents.
 _MARK = "TESTS_THAT_STARTED_ME"
@@ -88,6 +88,15 @@ def footprint() -> Iterator[Footprint]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def nothing_is_left() -> Iterator[None]:
+    """Fails at the end if something is."""
+    with footprint() as found:
+        yield
+        left = found.left()
+        assert not left, "left behind:\n  " + "\n  ".join(left)
 
 
 def _names_in(directory: Path) -> set[str]:
