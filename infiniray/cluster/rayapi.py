@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ __all__ = [
     "find_actor",
     "is_connected",
     "kill",
+    "kill_and_wait",
     "local_node_id",
     "local_node_ip",
     "machines",
@@ -61,6 +63,9 @@ __all__ = [
 NAMESPACE = "infiniray"
 #: How much longer than its callee a caller waits: the callee's own error says more than "no answer".
 GRACE_S = 0.5
+#: For an actor's name to be free when it is killed.
+_FREE_TIMEOUT_S = 5.0
+_FREE_POLL_S = 0.05
 #: For Ray's head to accept a connection.
 _DIAL_TIMEOUT_S = 5.0
 
@@ -236,6 +241,15 @@ def actor_names() -> list[str]:
 def kill(actor: Actor) -> None:
     """End an actor for good: it is not restarted. Its name is free afterwards."""
     ray.kill(actor, no_restart=True)
+
+
+def kill_and_wait(name: str) -> None:
+    """End the actor of this name for good, and wait until the name is free. Blocks."""
+    give_up_s = time.monotonic() + _FREE_TIMEOUT_S
+    with contextlib.suppress(CacheUnavailable):
+        while time.monotonic() < give_up_s:
+            kill(find_actor(name))
+            time.sleep(_FREE_POLL_S)
 
 
 def crash(actor: Actor) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
@@ -13,7 +13,7 @@ from ray._private import internal_api
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-__all__ = ["HEAD", "Machines", "eventually", "machines"]
+__all__ = ["HEAD", "Machines", "carry", "eventually", "machines"]
 
 HEAD = "127.0.0.2"
 #: A node that was killed is found to be so within two seconds, not after Ray's fifteen.
@@ -56,6 +56,7 @@ class Machines:
 
     def actor(self, kind: Any, address: str, *args: Any) -> Any:
         """An actor of this class, there and nowhere else."""
+        carry(kind)
         where = NodeAffinitySchedulingStrategy(self.ids()[address], soft=False)
         return ray.remote(kind).options(num_cpus=0, scheduling_strategy=where).remote(*args)
 
@@ -68,6 +69,11 @@ class Machines:
             for node in ray.nodes()
             if node["Alive"]
         }
+
+
+def carry(kind: type) -> None:
+    """Let other nodes have a class of a test's module, which they cannot import."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[kind.__module__])
 
 
 @contextlib.contextmanager
@@ -84,8 +90,8 @@ def machines(*, workers: list[str], head_cpus: int = 2, has_dashboard: bool = Fa
             _system_config=_QUICK,
         )
         made = Machines(cluster)
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(made.add, workers))
+        for worker in workers:
+            made.add(worker)
         cluster.wait_for_nodes()
         ray.init(address=cluster.address, _node_ip_address=HEAD, log_to_driver=False, logging_level="error")
         yield made

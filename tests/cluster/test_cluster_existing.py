@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from machines import HEAD, Machines, eventually, machines
+from machines import HEAD, Machines, carry, eventually, machines
 from ray.job_submission import JobStatus, JobSubmissionClient
 from shell import Shell
 
@@ -51,6 +52,7 @@ def shell(nodes: Machines, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def tenant(nodes: Machines) -> Any:
     options = {"name": "tenant", "namespace": "theirs", "num_cpus": 1}
+    carry(Tenant)
     actor = ray.remote(Tenant).options(**options).remote()
     assert ray.get(actor.ask.remote()) == 1
     return actor
@@ -77,7 +79,7 @@ def test_jobs_that_are_submitted_use_it_one_after_the_other(up: dict[str, Any], 
     shell("put", "-", "by hand", stdin=b"hello")
     jobs = JobSubmissionClient(nodes.dashboard_url)
     for source, printed in ((_WRITES, ""), (_READS, "read 300000 b'hello'")):
-        job = jobs.submit_job(entrypoint=f'python -c "{source}"')
+        job = jobs.submit_job(entrypoint=f'{sys.executable} -c "{source}"')
         ended = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
         eventually(lambda job=job, ended=ended: jobs.get_job_status(job) in ended, "the job has ended")
         assert jobs.get_job_status(job) == JobStatus.SUCCEEDED, jobs.get_job_logs(job)

@@ -42,7 +42,7 @@ class User:
         return str(ray.util.get_node_ip_address())
 
     def has(self, key: str, seed: int, size: int) -> bool:
-        return np.array_equal(self.cache.get(key, timeout_s=DEADLINE_S), value(seed, size))
+        return np.array_equal(self.cache.get(key, timeout=DEADLINE_S), value(seed, size))
 
     def n_right(self, seeds: list[int]) -> int:
         return sum(self.has(f"k{seed}", seed, small(seed)) for seed in seeds)
@@ -171,7 +171,7 @@ def test_users_elsewhere_go_on_when_the_machine_of_a_shard_is_lost(
     busy = [user.read_on.remote(n_objects, 3) for address, user in users.items() if address != lost]
 
     nodes.kill(lost)
-    assert many.namespace("users").get("k3", timeout_s=DEADLINE_S) is not None
+    assert many.namespace("users").get("k3", timeout=DEADLINE_S) is not None
     assert ray.get(busy) == [3 * n_objects] * len(busy)
     for seed in range(n_objects):
         assert np.array_equal(many.namespace("users").get(f"k{seed}"), value(seed, small(seed)))
@@ -225,7 +225,7 @@ def test_the_machine_of_the_supervisor_is_lost(nodes: Machines) -> None:
         epoch = cache.status()["epoch"]
         nodes.kill(lost)
         for seed in range(8):
-            assert np.array_equal(cache.get(f"k{seed}", timeout_s=DEADLINE_S), value(seed, small(seed)))
+            assert np.array_equal(cache.get(f"k{seed}", timeout=DEADLINE_S), value(seed, small(seed)))
         eventually(lambda: machine_of("supervised:supervisor", nodes) not in ("", lost), "it runs on another machine")
         eventually(lambda: cache.status()["ok"], "every shard answers")
         assert cache.status()["epoch"] >= epoch
