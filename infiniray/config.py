@@ -177,9 +177,15 @@ class PlatformConfig(_Section):
         None, description="None: AWS's own endpoint, or the embedded platform's once started"
     )
     region: str = "us-east-1"
-    listen_host: str = Field("127.0.0.1", description="where shards listen for nodes")
+    listen_host: str = Field(
+        "127.0.0.1",
+        description="where shards listen for nodes; 'auto': at the address by which Ray knows their machine. Loopback "
+        "keeps them on one machine",
+    )
     advertise_host: str | None = Field(
-        None, description="what nodes dial; None: listen_host, or if that is all interfaces, the machine's own address"
+        None,
+        description="what nodes dial, whichever machine a shard is on; None: listen_host, or if that is all "
+        "interfaces, the machine's own address",
     )
     local: LocalPlatformSettings = Field(default_factory=LocalPlatformSettings)
 

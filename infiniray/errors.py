@@ -47,6 +47,7 @@ __all__ = [
     "ScalingUnderWay",
     "SchemeError",
     "ShardRecovering",
+    "ShardUnreachable",
     "StaleEpoch",
     "ValueNotStorable",
     "ValueTooLarge",
@@ -280,6 +281,21 @@ class CacheUnavailable(InfiniRayError, ConnectionError):
     """No running cache, or a shard of it, could be reached. Fields: ``detail``."""
 
     retryable = True
+
+
+class ShardUnreachable(InfiniRayError, ConnectionError):
+    """A shard's functions cannot dial it, or it cannot invoke them: nothing could be stored or read.
+
+    Fields: ``shard``; ``address``, what functions were told to dial; ``function``, the last one that was tried;
+    ``detail``, what it reported, or why it could not be invoked; ``advice``, what to do.
+    """
+
+    template = "no function can work for {shard}, which is to be dialled at {address}: {function!r}: {detail}. {advice}"
+    shard: str
+    address: str
+    function: str
+    detail: str
+    advice: str
 
 
 class PlatformError(InfiniRayError, OSError):

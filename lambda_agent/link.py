@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from infiniray.wire.frames import Frame, FrameReader
 
-__all__ = ["Link", "LinkLost"]
+__all__ = ["DialFailed", "DialRefused", "DialTimedOut", "Link", "LinkLost", "NameUnknown"]
 
 _BUFFER_BYTES = 4 << 20
 _UNACKNOWLEDGED_MS = 5_000  # bytes that the shard's host has not acknowledged for so long break the connection
@@ -20,6 +20,25 @@ _SETTABLE = {socket.SO_SNDBUF: "/proc/sys/net/core/wmem_max", socket.SO_RCVBUF: 
 
 class LinkLost(ConnectionError):
     """The shard hung up, the network did, or the shard takes no bytes any more."""
+
+
+class DialFailed(LinkLost):
+    """The shard's address cannot be reached: no route to it, or whatever the message says.
+
+    The names of this class and of those below are in the function's answer, which the shard reads.
+    """
+
+
+class DialRefused(DialFailed):
+    """A machine answers at the shard's address, but nobody listens on that port."""
+
+
+class DialTimedOut(DialFailed):
+    """Nothing answers at the shard's address."""
+
+
+class NameUnknown(DialFailed):
+    """The shard's address is a name that cannot be resolved."""
 
 
 class Link:
@@ -50,13 +69,13 @@ class Link:
         """Connect to ``host:port``.
 
         Raises:
-            LinkLost: nobody answers there within ``timeout_s``.
+            DialFailed: nobody answers there within ``timeout_s``.
         """
         host, _, port = address.rpartition(":")
         try:
             sock = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s)
-        except OSError as error:
-            raise LinkLost(f"cannot reach the shard at {address}: {error}") from error
+        except (OSError, UnicodeError) as error:  # the latter: no name could be like that
+            raise _dial_failure(error)(f"cannot reach the shard at {address}: {error}") from error
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         # A shard may vanish without a word while this node is frozen: the next session must find the link dead.
@@ -150,6 +169,18 @@ class Link:
         self._outbox.clear()
         self.inbox.clear()
         self._sock.close()
+
+
+def _dial_failure(error: Exception) -> type[DialFailed]:
+    match error:
+        case ConnectionRefusedError():
+            return DialRefused
+        case TimeoutError():
+            return DialTimedOut
+        case socket.gaierror() | UnicodeError():
+            return NameUnknown
+        case _:
+            return DialFailed
 
 
 def _widen(sock: socket.socket) -> None:

@@ -18,7 +18,7 @@ from infiniray.runtime.driver import ChunkCoder, ShardDriver
 from infiniray.runtime.keys import KeyRing
 from infiniray.runtime.pacing import Pacing
 
-__all__ = ["address_to_dial", "assemble", "pacing_of", "policy_of"]
+__all__ = ["address_to_dial", "assemble", "host_to_listen_on", "pacing_of", "policy_of"]
 
 #: Open at once: a session that ends and the next one overlap; a copy of the node may run beside it.
 _INVOCATIONS_PER_NODE = 4
@@ -34,15 +34,21 @@ def pacing_of(platform: PlatformConfig) -> Pacing | None:
     return None if shape is None else Pacing(**shape.model_dump())
 
 
+def host_to_listen_on(platform: PlatformConfig) -> str:
+    """Where this process's shard listens for nodes."""
+    return rayapi.local_node_ip() if platform.listen_host == "auto" else platform.listen_host
+
+
 def address_to_dial(platform: PlatformConfig) -> str:
     """What nodes dial to reach the machine that this process is on.
 
-    "All interfaces" is nowhere to dial: then it is the address by which Ray knows the machine, and shards on several
-    machines have one each.
+    "All interfaces" is nowhere to dial: then, as with "auto", it is the address by which Ray knows the machine, and
+    shards on several machines have one each.
     """
     if platform.advertise_host is not None:
         return platform.advertise_host
-    return rayapi.local_node_ip() if _is_wildcard(platform.listen_host) else platform.listen_host
+    listens_on = host_to_listen_on(platform)
+    return rayapi.local_node_ip() if _is_wildcard(listens_on) else listens_on
 
 
 def _is_wildcard(host: str) -> bool:
@@ -87,7 +93,7 @@ def assemble(
         FunctionInvoker(client, max_connections=n_connections),
         coder,
         secret,
-        listen_host=platform.listen_host,
+        listen_host=host_to_listen_on(platform),
         advertise_host=address_to_dial(platform),
         linger_s=config.session.linger_s,
         invoke_timeout_s=config.pool.timeout_s + _INVOKE_GRACE_S,

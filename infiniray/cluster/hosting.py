@@ -22,10 +22,10 @@ import psutil
 
 from infiniray.cluster import rayapi
 from infiniray.cluster.lifecycle import bring_up, take_down
-from infiniray.cluster.membership import Membership
+from infiniray.cluster.membership import Membership, supervisor_name
 from infiniray.cluster.state import CacheRecord, ProcessMark, StateDirectory
 from infiniray.config import Config
-from infiniray.errors import CacheUnavailable, InfiniRayError
+from infiniray.errors import CacheUnavailable, InfiniRayError, ShardUnreachable
 from infiniray.faas.deploy.adopt import deployed_secret, is_deployed_apart
 from infiniray.faas.local.admin import PlatformAdmin
 from infiniray.faas.local.launch import LocalPlatform
@@ -52,9 +52,10 @@ def host(config: Config, *, address: str | None, state: StateDirectory, say: Say
         Its membership, and whether it was running before.
 
     Raises:
-        CacheUnavailable: Ray or the actors do not come up, or another process is at it.
+        CacheUnavailable: Ray or the actors do not come up, another process is at it, or the cache runs on another Ray.
         PlatformError: the platform does not come up, or refuses.
         NotDeployed: the functions are deployed apart, and are not all there as configured.
+        ShardUnreachable: functions cannot dial a shard. What was made for a new cache is gone again.
     """
     with state.lock(config.name):
         record = state.read(config.name)
@@ -62,22 +63,51 @@ def host(config: Config, *, address: str | None, state: StateDirectory, say: Say
             say("clearing what a crashed cache left behind")
             _end(record, state)
             record = None
-        was_running = record is not None
         secret = None
         if is_deployed_apart(config):  # before anything is started for it
             say("checking the deployed functions")
             secret = deployed_secret(config, config.platform.endpoint_url)
         if record is None:
             record = _start_ray(config, address, state, say)
-        rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)
+        elif address not in (None, record.ray_address):
+            detail = f"cache {config.name!r} is on the Ray at {record.ray_address}: `infiniray down` ends it there"
+            raise CacheUnavailable(detail=detail)
         try:
-            if not is_deployed_apart(config) and record.platform is None:
-                record = _start_platform(config, record, state, say)
-            say("starting functions and shards")
-            endpoint = record.platform_endpoint or config.platform.endpoint_url
+            return _start_cache(config, record, secret, state, say)
+        except _Removed as removed:
+            _end(state.read(config.name) or record, state)
+            raise removed.reason from None
+
+
+class _Removed(Exception):
+    """A new cache could not work, and its actors have ended."""
+
+    def __init__(self, reason: ShardUnreachable) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _start_cache(
+    config: Config, record: CacheRecord, secret: str | None, state: StateDirectory, say: Say
+) -> tuple[Membership, bool]:
+    """What runs on the Ray of ``record``, as :func:`host` says. Raises: _Removed."""
+    rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)
+    try:
+        was_running = supervisor_name(config.name) in rayapi.actor_names()  # brought up elsewhere, perhaps
+        if not was_running and not is_deployed_apart(config) and record.platform is None:
+            record = _start_platform(config, record, state, say)
+        say("starting functions and shards")
+        endpoint = record.platform_endpoint or config.platform.endpoint_url
+        try:
             return bring_up(config, platform_endpoint=endpoint, secret=secret), was_running
-        finally:
-            rayapi.disconnect()
+        except ShardUnreachable as error:
+            if was_running:
+                raise
+            say("removing what was made")
+            take_down(config.name, delete_functions=record.platform is None)
+            raise _Removed(error) from error
+    finally:
+        rayapi.disconnect()
 
 
 def unhost(name: str, *, state: StateDirectory, say: Say) -> bool:
@@ -128,6 +158,7 @@ def _is_whole(record: CacheRecord) -> bool:
 def _start_ray(config: Config, address: str | None, state: StateDirectory, say: Say) -> CacheRecord:
     """A record of the Ray that the cache runs on, started if there is no ``address``."""
     if address is not None:
+        rayapi.require_answer(address)  # before it is on record
         record = CacheRecord(name=config.name, ray_address=address, created_s=time.time())
         state.write(record)
         return record

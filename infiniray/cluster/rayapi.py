@@ -10,7 +10,10 @@ import contextlib
 import importlib
 import logging
 import os
+import socket
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -19,11 +22,12 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infiniray.cluster.deadline import Deadline
-from infiniray.errors import CacheUnavailable, InfiniRayError
+from infiniray.errors import CacheUnavailable, ConfigError, InfiniRayError
 
 __all__ = [
     "NAMESPACE",
     "Actor",
+    "Machine",
     "Ref",
     "actor_names",
     "address",
@@ -36,9 +40,12 @@ __all__ = [
     "find_actor",
     "is_connected",
     "kill",
+    "kill_and_wait",
     "local_node_id",
     "local_node_ip",
+    "machines",
     "place",
+    "require_answer",
     "start_local",
     "store_delete",
     "store_delete_all",
@@ -56,6 +63,11 @@ __all__ = [
 NAMESPACE = "infiniray"
 #: How much longer than its callee a caller waits: the callee's own error says more than "no answer".
 GRACE_S = 0.5
+#: For an actor's name to be free when it is killed.
+_FREE_TIMEOUT_S = 5.0
+_FREE_POLL_S = 0.05
+#: For Ray's head to accept a connection.
+_DIAL_TIMEOUT_S = 5.0
 
 Actor = Any  # ray.actor.ActorHandle: its methods are not typed
 Ref = Any  # ray.ObjectRef
@@ -91,7 +103,9 @@ def attach(address: str, *, has_token_auth: bool = False) -> None:
 
     Raises:
         CacheUnavailable: there is none.
+        ConfigError: it is an address of Ray Client, which is no connection of a driver.
     """
+    require_answer(address)
     if has_token_auth:
         _offer_token()
     try:
@@ -99,6 +113,25 @@ def attach(address: str, *, has_token_auth: bool = False) -> None:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         detail = f"no Ray can be reached at {address!r}: {error}"
         raise CacheUnavailable(detail=detail) from error
+
+
+def require_answer(address: str) -> None:
+    """Be sure that somebody listens there: Ray itself would take a minute to find out.
+
+    Raises:
+        CacheUnavailable: nobody does.
+        ConfigError: it is an address of Ray Client, which is no connection of a driver.
+    """
+    if address.startswith("ray://"):
+        detail = f"{address!r} is Ray Client's: run this on a machine of the cluster, with its address as HOST:PORT"
+        raise ConfigError(detail=detail)
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "auto"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _DIAL_TIMEOUT_S).close()
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise CacheUnavailable(detail=f"no Ray can be reached at {address!r}: {error}") from error
 
 
 def _offer_token() -> None:
@@ -133,18 +166,44 @@ def local_node_ip() -> str:
     return str(node_ip())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One of Ray's nodes. ``n_cpus``: that it offers to tasks; none, if it is to be left alone."""
+
+    id: str
+    address: str
+    n_cpus: float
+
+
+def machines() -> list[Machine]:
+    """Those that are alive, by id. Blocks."""
+    list_nodes: Any = ray.nodes  # not typed
+    alive = [node for node in list_nodes() if node["Alive"]]
+    found = (
+        Machine(id=node["NodeID"], address=node["NodeManagerAddress"], n_cpus=node["Resources"].get("CPU", 0.0))
+        for node in alive
+    )
+    return sorted(found, key=lambda machine: machine.id)
+
+
 # ---------------------------------------------------------------- actors
 
 
 def create_actor(
-    kind: type, *args: Any, name: str, max_concurrency: int, on_node: str | None = None, **kwargs: Any
+    kind: type,
+    *args: Any,
+    name: str,
+    max_concurrency: int,
+    on_node: str,
+    may_move: bool,
+    **kwargs: Any,
 ) -> Actor:
     """Create a named, detached actor that Ray restarts whenever it dies; or find it if it is there.
 
     Args:
-        on_node: the Ray node that it must run on; None spreads actors.
+        on_node: the Ray node that it runs on.
+        may_move: once that node is lost, it is restarted on any other.
     """
-    where = "SPREAD" if on_node is None else NodeAffinitySchedulingStrategy(on_node, soft=False)
     options: Any = ray.remote(kind).options(
         name=name,
         namespace=NAMESPACE,
@@ -154,7 +213,7 @@ def create_actor(
         max_task_retries=0,
         max_concurrency=max_concurrency,
         num_cpus=0,
-        scheduling_strategy=where,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(on_node, soft=may_move),
     )
     return options.remote(*args, **kwargs)
 
@@ -182,6 +241,15 @@ def actor_names() -> list[str]:
 def kill(actor: Actor) -> None:
     """End an actor for good: it is not restarted. Its name is free afterwards."""
     ray.kill(actor, no_restart=True)
+
+
+def kill_and_wait(name: str) -> None:
+    """End the actor of this name for good, and wait until the name is free. Blocks."""
+    give_up_s = time.monotonic() + _FREE_TIMEOUT_S
+    with contextlib.suppress(CacheUnavailable):
+        while time.monotonic() < give_up_s:
+            kill(find_actor(name))
+            time.sleep(_FREE_POLL_S)
 
 
 def crash(actor: Actor) -> None:

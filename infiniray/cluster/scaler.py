@@ -1,6 +1,7 @@
 """Scaling a running cache, step by step; each membership is written down before anybody acts on it.
 
-1. *Prepare*: new functions and shards are there, and own nothing. If the platform refuses, all is as before.
+1. *Prepare*: new functions and shards are there, find each other, and own nothing. If they cannot, or the platform
+   refuses, all is as before.
 2. *Switch*: the ring is the new one. Shards that lose keys refuse them, those that gain them fetch what is left
    (:mod:`~infiniray.cluster.arrivals`); nodes that leave are drained (:mod:`infiniray.core.draining`).
 3. *Settle*: when all keys have moved, shards without keys end; nodes that are empty leave; their functions are deleted.
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 from infiniray.cluster.membership import Membership
 from infiniray.cluster.scaling import ScalePlan, plan_scale
 from infiniray.core.ids import NodeId
-from infiniray.errors import InfiniRayError, PlatformError, PoolFull, ScalingUnderWay
+from infiniray.errors import InfiniRayError, PlatformError, PoolFull, ScalingUnderWay, ShardUnreachable
 
 __all__ = ["Crew", "Scaler"]
 
@@ -49,6 +50,9 @@ class Crew(Protocol):
 
     async def ensure_shards(self) -> None:
         """Every shard of the membership has an actor, which answers."""
+
+    async def require_reachable(self) -> None:
+        """Raises: ShardUnreachable: functions cannot dial a shard."""
 
     async def ask_all(self, method: str, *args: Any) -> dict[str, Any]:
         """{shard: its answer}. Raises: InfiniRayError: one did not answer."""
@@ -192,14 +196,22 @@ class Scaler:
         new = tuple(node for nodes in plan.joining.values() for node in nodes)
         try:
             await self._tell("making functions", crew.ensure_functions(new))
-        except PlatformError as error:
+            await self._tell("starting shards", crew.ensure_shards())
+            await self._tell("starting shards", crew.ask_all("adopt", crew.members))
+            await self._tell("having functions dial shards", crew.require_reachable())
+        except (PlatformError, ShardUnreachable) as error:
             self._trouble = str(error)
-            await crew.publish(plan.undone(crew.members), None)
-            await crew.delete_functions(new)
+            await self._undo(plan, new)
             return
-        await self._tell("starting shards", crew.ensure_shards())
-        await self._tell("starting shards", crew.ask_all("adopt", crew.members))
         await crew.publish(plan.switched(crew.members), None)
+
+    async def _undo(self, plan: ScalePlan, new: tuple[NodeId, ...]) -> None:
+        """It cannot be: all is as before."""
+        crew, before = self._crew, self._crew.members
+        await crew.publish(plan.undone(before), None)
+        for shard in set(before.nodes) - set(crew.members.nodes):
+            await crew.dismiss(shard)
+        await crew.delete_functions(new)
 
     async def _dismiss(self, shards: list[str]) -> None:
         """Shards that own nothing any more."""

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from infiniray.cluster import rayapi
 from infiniray.cluster.arrivals import Arrivals, Offer
 from infiniray.cluster.assembly import assemble
 from infiniray.cluster.codec_tasks import TaskCoder
@@ -343,13 +344,18 @@ class Shard:
 
     # ------------------------------------------------------------ the shard itself
 
+    async def require_reachable(self, *, timeout_s: float) -> None:
+        """Have a node dial me, unless one has. Raises: ShardUnreachable."""
+        await (await self._driver()).require_reachable(timeout_s=timeout_s)
+
     async def health(self) -> dict[str, Any]:
-        """That I run, and where my nodes find me."""
+        """That I run, on which of Ray's nodes, and where my own nodes find me."""
         driver = await self._driver()
         return {
             "shard": self._shard,
             "epoch": self._epoch,
             "address": driver.address,
+            "machine": rayapi.local_node_id(),
             "pid": os.getpid(),
             "state": "recovering" if driver.state.is_recovering else "up",
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from infiniray.cluster import rayapi
 from infiniray.cluster.checkpoint import Checkpoint
 from infiniray.cluster.functions import FunctionPool
 from infiniray.cluster.health import HealthWatch
+from infiniray.cluster.machines import spread
 from infiniray.cluster.membership import Membership, plan, shard_actor_name, supervisor_name
 from infiniray.cluster.registry import forget_shard
 from infiniray.cluster.rotation import Rotation
@@ -38,6 +40,10 @@ __all__ = ["Supervisor", "totals"]
 _OWNER_POLL_S = 1.0
 _CLOSE_TIMEOUT_S = 5.0
 _STATS_TIMEOUT_S = 10.0
+#: How often a shard is created on a machine before it may be on another.
+_PLACEMENTS = 4
+#: For functions to show that they can dial a shard: some cold starts, and dials that nobody answers.
+_REACH_TIMEOUT_S = 20.0
 #: A slot that nobody gives back comes free: above what a backup may take.
 _SLOT_EXPIRY_S = 120.0
 
@@ -54,10 +60,18 @@ class Supervisor:
         endpoint_url: the function platform; None for AWS's own.
         is_local: my shards must run on my own machine.
         owner: the cache ends with this process; None: it stays until it is taken down.
+        owner_machine: the Ray node that it is on, and I with it. If I am restarted on another one, it is most likely lost.
     """
 
     def __init__(
-        self, *, config: Config, secret: str, endpoint_url: str | None, is_local: bool, owner: ProcessMark | None
+        self,
+        *,
+        config: Config,
+        secret: str,
+        endpoint_url: str | None,
+        is_local: bool,
+        owner: ProcessMark | None,
+        owner_machine: str | None = None,
     ) -> None:
         self._config = config
         self._endpoint_url = endpoint_url
@@ -75,22 +89,28 @@ class Supervisor:
         self._scaler = Scaler(self, minimum_nodes=config.widest_scheme, node_bytes=config.pool.node_bytes)
         self._rotator = Rotator(self, minimum_nodes=config.widest_scheme, node_bytes=config.pool.node_bytes)
         if owner is not None:
-            whom = (owner, config.name, lambda: self.members.actors)
+            whom = (owner, owner_machine, config.name, lambda: self.members.actors)
             threading.Thread(target=_end_with, args=whom, name="owner-watch", daemon=True).start()
         if rayapi.was_restarted():
             threading.Thread(target=_resume, args=(config.name,), name="resume", daemon=True).start()
 
     async def bring_up(self) -> Membership:
-        """Make functions and shards exist. Doing it again changes nothing.
+        """Make functions and shards exist, and be sure that they find each other. Doing it again changes nothing.
 
         Raises:
             PlatformError: the platform refused a function.
+            ShardUnreachable: functions cannot dial a shard.
         """
         await asyncio.gather(self.ensure_functions(self.members.all_nodes), self.ensure_shards())
+        await self.require_reachable()
         return self.members
 
     async def membership(self) -> Membership:
         return self.members
+
+    async def machine(self) -> str:
+        """The Ray node that I am on."""
+        return rayapi.local_node_id()
 
     async def enroll(self, shard: str, incarnation: str) -> tuple[Membership, int, KeyRing]:
         """Take note of a shard's new process: the membership, the epoch that this incarnation has, and the secrets.
@@ -186,14 +206,26 @@ class Supervisor:
                 await asyncio.to_thread(pool.delete)
 
     async def ensure_shards(self) -> None:
-        actors = [self._shard_actor(shard) for shard in self.members.shards]
-        await asyncio.gather(*(rayapi.awaited(actor.health.remote()) for actor in actors))
+        there = [actor for actor in map(self._find_shard, self.members.shards) if actor is not None]
+        taken = [answer["machine"] for answer in await _healths(there)]
+        missing = [shard for shard in self.members.shards if self._find_shard(shard) is None]
+        if missing and self._is_local:
+            await self._place(dict.fromkeys(missing, rayapi.local_node_id()))
+        elif missing:
+            await self._place(spread(missing, await asyncio.to_thread(rayapi.machines), taken))
+
+    async def require_reachable(self) -> None:
+        """Raises: ShardUnreachable: functions cannot dial one of the shards."""
+        await self._ask_all_within(_REACH_TIMEOUT_S + _STATS_TIMEOUT_S, "require_reachable", timeout_s=_REACH_TIMEOUT_S)
 
     async def ask_all(self, method: str, *args: Any) -> dict[str, Any]:
+        return await self._ask_all_within(_STATS_TIMEOUT_S, method, *args)
+
+    async def _ask_all_within(self, patience_s: float, method: str, *args: Any, **details: Any) -> dict[str, Any]:
         async def ask(shard: str) -> Any:
             actor = rayapi.find_actor(shard_actor_name(self._config.name, shard))
             try:
-                return await _within(_STATS_TIMEOUT_S, getattr(actor, method).remote(*args))
+                return await _within(patience_s, getattr(actor, method).remote(*args, **details))
             except asyncio.TimeoutError:
                 raise CacheUnavailable(detail=f"{shard} does not answer") from None
 
@@ -298,13 +330,30 @@ class Supervisor:
 
     # ------------------------------------------------------------ shards
 
-    def _shard_actor(self, shard: str) -> rayapi.Actor:
-        """The shard's actor, created if it is not there."""
+    async def _place(self, machines: Mapping[str, str]) -> None:
+        """Create shards, each on its machine. Ray puts one elsewhere if it does not know that machine yet, everywhere;
+        then it is created once more, since it has nothing to lose."""
+        for _ in range(_PLACEMENTS):
+            actors = [self._make_shard(shard, machine) for shard, machine in machines.items()]
+            answers = await _healths(actors)
+            is_astray = [
+                answer["machine"] != machine for answer, machine in zip(answers, machines.values(), strict=True)
+            ]
+            if not any(is_astray):
+                return
+            machines = dict(itertools.compress(machines.items(), is_astray))
+            names = [shard_actor_name(self._config.name, shard) for shard in machines]
+            await asyncio.gather(*(asyncio.to_thread(rayapi.kill_and_wait, name) for name in names))
+        await _healths([self._make_shard(*place) for place in machines.items()])  # then let it be where Ray wants it
+
+    def _make_shard(self, shard: str, machine: str) -> rayapi.Actor:
+        """The shard's actor, created if it is not there. If the machine is lost it moves, unless I must not."""
         return rayapi.create_actor(
             Shard,
             name=shard_actor_name(self._config.name, shard),
             max_concurrency=4 * self._config.limits.max_in_flight,  # what is too much, the shard itself refuses
-            on_node=rayapi.local_node_id() if self._is_local else None,
+            on_node=machine,
+            may_move=not self._is_local,
             membership=self.members,
             shard=shard,
             config=self._config,
@@ -352,6 +401,10 @@ class Supervisor:
             return {"error": str(error)}
 
 
+async def _healths(actors: Iterable[rayapi.Actor]) -> list[dict[str, Any]]:
+    return list(await asyncio.gather(*(rayapi.awaited(actor.health.remote()) for actor in actors)))
+
+
 async def _within(timeout_s: float, ref: rayapi.Ref) -> Any:
     return await asyncio.wait_for(rayapi.awaited(ref), timeout_s)
 
@@ -374,15 +427,25 @@ def _resume(cache: str) -> None:
         rayapi.find_actor(supervisor_name(cache)).resume.remote()
 
 
-def _end_with(owner: ProcessMark, cache: str, shards: Callable[[], tuple[str, ...]]) -> None:
+def _end_with(owner: ProcessMark, machine: str | None, cache: str, shards: Callable[[], tuple[str, ...]]) -> None:
     """Wait for a cache's owner to end, and end its actors, this one last."""
-    while owner.is_alive():
+    while _is_there(owner, machine):
         time.sleep(_OWNER_POLL_S)
     for name in shards():
         _kill(name)
     with contextlib.suppress(InfiniRayError):
         rayapi.store_delete_all(f"{cache}/")  # nobody writes any more
     _kill(supervisor_name(cache))
+
+
+def _is_there(owner: ProcessMark, machine: str | None) -> bool:
+    """From another machine a process cannot be seen, but whether its machine is lost."""
+    if machine in (None, rayapi.local_node_id()):
+        return owner.is_alive()
+    try:
+        return machine in {alive.id for alive in rayapi.machines()}
+    except InfiniRayError:
+        return True  # nobody knows
 
 
 def _kill(actor: str) -> None:

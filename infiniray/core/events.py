@@ -38,6 +38,7 @@ __all__ = [
     "InvokeReturned",
     "LinkClosed",
     "LinkOpened",
+    "NodeWanted",
     "OpCancelled",
     "PongReceived",
     "PoolChanged",
@@ -118,6 +119,13 @@ class TouchRequested:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupRequested:
     """An operator wants every node backed up now, as far as slots allow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeWanted:
+    """Somebody wants to hear from this node, whatever there is for it to do."""
+
+    node: NodeId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,7 +309,7 @@ class TimerFired:
 
 
 Event = (
-    Started | BackupRequested | PoolChanged
+    Started | BackupRequested | PoolChanged | NodeWanted
     | PutRequested | GetRequested | DeleteRequested | TouchRequested | OpCancelled
     | LinkOpened | LinkClosed | PongReceived | ByeReceived
     | ChunkStored | ChunkArrived | ChunkMissing | ChunkDamaged | FetchCancelled | ChunksDeleted | RequestRefused

@@ -115,6 +115,7 @@ class ShardState:
             ev.OpCancelled: self._cancel,
             ev.BackupRequested: lambda e: self.backups.request_all(),
             ev.PoolChanged: lambda e: self.draining.change(dict(e.nodes)),
+            ev.NodeWanted: lambda e: self._at_node(e.node, Node.wake),
             ev.LinkOpened: self._link_opened,
             ev.LinkClosed: self._link_closed,
             ev.PongReceived: self._pong_received,

@@ -29,6 +29,7 @@ from infiniray.runtime.keys import KeyRing
 from infiniray.runtime.link import NodeLink
 from infiniray.runtime.listener import Greeting, Listener
 from infiniray.runtime.pacing import Pacer, Pacing
+from infiniray.runtime.reaching import Reaching
 from infiniray.runtime.sessions import Invoker, Sessions
 from infiniray.wire.auth import key_id
 from infiniray.wire.describe import ChunkId, ChunkInfo
@@ -104,6 +105,8 @@ class ShardDriver:
         self._links: dict[LinkId, NodeLink] = {}
         self._keys_of: dict[LinkId, str] = {}  # ids of the secrets that they were proven with
         self._copies = Copies(self._links, self.pool, self.feed)
+        self._asking = asyncio.Lock()
+        self._reaching = Reaching(lambda node: self.feed(ev.NodeWanted(node=node)))
         self._buffers: dict[OpId, OperationBuffers] = {}
         self._waiting: dict[OpId, asyncio.Future[cmd.Complete]] = {}
         self._coding: set[asyncio.Task[None]] = set()
@@ -213,6 +216,16 @@ class ShardDriver:
         """Begin to back up every node, as far as slots allow."""
         self.feed(ev.BackupRequested())
 
+    async def require_reachable(self, *, timeout_s: float) -> None:
+        """Have a node dial in, unless one has.
+
+        Raises:
+            ShardUnreachable: none can, or none did within ``timeout_s``.
+        """
+        async with self._asking:
+            if not self._links:
+                await self._reaching.require(self.state.shard, self.address, list(self.state.nodes), timeout_s)
+
     def change_pool(self, nodes: Mapping[NodeId, int]) -> None:
         """The shard's nodes are to be these, each with the bytes that it may hold. Others are drained; ``leaving`` in
         :meth:`stats` says what is left on them."""
@@ -295,6 +308,7 @@ class ShardDriver:
                 event = self._events.popleft()
                 if isinstance(event, ev.InvokeReturned):
                     self.counters[event.outcome.value] += 1
+                    self._reaching.on_returned(event)
                 for command in self.state.handle(event, self._clock.now_s()):
                     self._execute[type(command)](command)
         finally:
@@ -441,6 +455,7 @@ class ShardDriver:
         pacer = Pacer(self._pacing, connection) if self._pacing is not None else None
         self._keys_of[link_id] = greeting.key
         self._links[link_id] = NodeLink(link_id, greeting.node, connection, self._epoch, self, pacer)
+        self._reaching.on_dialled()
         self.feed(
             ev.LinkOpened(
                 link=link_id,

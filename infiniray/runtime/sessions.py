@@ -18,6 +18,9 @@ from infiniray.wire.frames import ProtocolError
 
 __all__ = ["InvokeAnswer", "Invoker", "Sessions"]
 
+#: Of what a function says of its failure.
+_MAX_DETAIL = 300
+
 
 class InvokeAnswer(Protocol):
     """What a platform answers; as :class:`infiniray.faas.invoker.InvokeResult`."""
@@ -73,8 +76,9 @@ class Sessions:
             answer = await self._invoker.invoke(command.node, self._payload(command), timeout_s=self._timeout_s)
             if answer.function_error is not None:
                 outcome = InvokeOutcome.FUNCTION_ERROR
-                detail = answer.payload[:300].decode(errors="replace")
-                is_stale = _parse(answer.payload).get("errorType") == "StaleEpoch"
+                told = _parse(answer.payload)
+                detail = _error_text(told) or answer.payload[:_MAX_DETAIL].decode(errors="replace")
+                is_stale = told.get("errorType") == "StaleEpoch"
             elif command.reason == "warm":
                 copy = _copy_report(answer.payload)
         except PlatformThrottled as error:
@@ -135,6 +139,12 @@ def _copy_report(payload: bytes) -> CopyReport | None:
         return CopyReport(instance=InstanceId(instance), spans=SeqSpans.from_wire(told.get("spans")))
     except ProtocolError:
         return None
+
+
+def _error_text(told: dict[str, Any]) -> str:
+    """What a function raised, as ``Type: message``; empty if that is not what was told."""
+    kind, message = told.get("errorType"), told.get("errorMessage")
+    return f"{kind}: {message}"[:_MAX_DETAIL] if isinstance(kind, str) and isinstance(message, str) else ""
 
 
 def _parse(payload: bytes) -> dict[str, Any]:

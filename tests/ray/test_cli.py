@@ -6,48 +6,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from shell import COMMAND, Shell
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
-COMMAND = [sys.executable, "-m", "infiniray.cli.main"]
 SMALL = ["--nodes", "8", "--shards", "1", "--scheme", "rs:4+2", "--memory-mb", "256"]
-
-
-class Shell:
-    """Runs the command with a state directory of its own."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-        # what an earlier Ray in this process left in the environment is not a new user's
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "INFINIRAY_"))}
-        self.environ = {**inherited, "INFINIRAY_STATE_DIR": str(state)}
-
-    def __call__(self, *arguments: str, code: int = 0, stdin: bytes = b"") -> str:
-        done = subprocess.run(
-            [*COMMAND, *arguments], env=self.environ, input=stdin, capture_output=True, timeout=120, check=False
-        )
-        assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
-        return done.stdout.decode()
-
-    def python(self, code: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=self.environ, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def processes(self) -> list[psutil.Process]:
-        """Those of the cache that is on record, with all their descendants."""
-        records = [json.loads(path.read_text()) for path in self.state.glob("*.json")]
-        pids = [r[which]["pid"] for r in records for which in ("ray_head", "platform") if r[which]]
-        roots = [psutil.Process(pid) for pid in pids]
-        return roots + [child for root in roots for child in root.children(recursive=True)]
 
 
 @pytest.fixture

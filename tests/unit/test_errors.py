@@ -38,6 +38,7 @@ FIELDS = {
     "n_bytes": 5000,
     "cache": "default",
     "stage": "moving keys",
+    "address": "10.0.0.7:40001",
 }
 CLASSES = [getattr(errors, name) for name in errors.__all__]
 

@@ -16,6 +16,7 @@ import click
 import pytest
 import yaml
 from moto import mock_aws
+from ray._raylet import Config as RayConfig
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
@@ -39,7 +40,7 @@ def test_the_configuration_for_aws_loads_and_lets_shards_spread() -> None:
     config = Config.load(AWS)
     assert (config.platform.kind, config.platform.endpoint_url) == ("aws", None)
     assert (config.pool.nodes, config.pool.memory_mb, config.ring.shards) == (64, 1536, 4)
-    assert (config.platform.listen_host, config.platform.advertise_host) == ("0.0.0.0", None)
+    assert (config.platform.listen_host, config.platform.advertise_host) == ("auto", None)
 
 
 def test_ray_accepts_the_cluster() -> None:
@@ -80,6 +81,22 @@ def test_the_manifest_is_a_ray_cluster_whose_parts_fit() -> None:
     assert f"FROM rayproject/ray:{manifest['spec']['rayVersion']}-" in page
     (mount,) = (m for m in head["template"]["spec"]["containers"][0]["volumeMounts"] if m["name"] == "configuration")
     assert f"--config {mount['mountPath']}/aws.yaml" in page
+
+
+@pytest.mark.parametrize("name", ["RAY_health_check_timeout_ms", "RAY_health_check_failure_threshold"])
+def test_both_give_up_a_silent_machine_alike_and_within_the_deadline(name: str) -> None:
+    (command,) = (line for line in yaml.safe_load(RAY_EC2.read_text())["head_start_ray_commands"] if "start" in line)
+    on_ec2 = {key: int(value) for key, value in re.findall(r"(RAY_\w+)=(\d+)", command)}
+    (head,) = yaml.safe_load(KUBERAY.read_text())["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    on_kubernetes = {row["name"]: int(row["value"]) for row in head["env"]}
+    assert on_ec2[name] == on_kubernetes[name]
+    assert hasattr(RayConfig, name.removeprefix("RAY_"))
+    period_ms = RayConfig.health_check_period_ms()
+    given_up_s = on_ec2["RAY_health_check_failure_threshold"] * (
+        (on_ec2["RAY_health_check_timeout_ms"] + period_ms) / 1000
+    )
+    assert f"falls silent after {given_up_s:g} s" in PAGE.read_text()
+    assert given_up_s < Config.load(AWS).limits.deadline_s
 
 
 # ---------------------------------------------------------------- commands

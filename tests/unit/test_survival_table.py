@@ -19,6 +19,7 @@ FAILURES = [
     "every function",
     "a shard killed",
     "the supervisor killed",
+    "a machine",
     "the Ray head",
     "the platform's API",
     "a client",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from blackhole import black_hole
 from invoker import SECRET, Agent
 from shard_peer import HungUp, ShardPeer, chunk_info
 
@@ -11,7 +12,7 @@ from infiniray.wire.frames import Kind
 from lambda_agent import session as session_module
 from lambda_agent.instance import Instance
 from lambda_agent.invocation import InvalidInvocation, Invocation, StaleEpoch
-from lambda_agent.link import LinkLost
+from lambda_agent.link import DialFailed, DialRefused, DialTimedOut, NameUnknown
 from lambda_agent.session import HandshakeFailed
 
 S = 10
@@ -108,8 +109,26 @@ def test_nothing_is_stored_before_the_welcome(agent: Agent, shard: ShardPeer) ->
 
 def test_nobody_listens(agent: Agent, shard: ShardPeer) -> None:
     shard.close()
-    with pytest.raises(LinkLost, match="cannot reach"):
+    with pytest.raises(DialRefused, match="cannot reach the shard at 127"):
         agent.invoke(shard.address).result(S)
+
+
+def test_nobody_answers(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "DIAL_S", 0.2)
+    with black_hole("127.0.0.1") as port, pytest.raises(DialTimedOut, match=f"at 127.0.0.1:{port}: timed out"):
+        agent.invoke(f"127.0.0.1:{port}").result(S)
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "x" * 64])
+def test_nobody_is_called_that(agent: Agent, host: str) -> None:
+    with pytest.raises(NameUnknown, match=f"at {host}:7: "):
+        agent.invoke(f"{host}:7").result(S)
+
+
+def test_there_is_no_way_to_the_shard(agent: Agent) -> None:
+    with pytest.raises(DialFailed) as raised:  # TCP has no broadcasts
+        agent.invoke("255.255.255.255:7").result(S)
+    assert type(raised.value) is DialFailed
 
 
 @pytest.mark.parametrize(

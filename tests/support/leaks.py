@@ -17,13 +17,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-__all__ = ["Footprint", "footprint"]
+__all__ = ["Footprint", "footprint", "nothing_is_left"]
 
 #: In the environment of this process and of all that it starts, also of those that have lost their parents.
 _MARK = "TESTS_THAT_STARTED_ME"
 _SHARED_MEMORY = Path("/dev/shm")
-#: In the temporary directory: Ray keeps its logs.
-_KEPT = {"ray"}
+#: In the temporary directory: Ray keeps its logs, and its dashboard does not clear up behind itself.
+_KEPT = ("ray", "pymp-")
 #: For processes that have been told to end.
 _PATIENCE_S = 20.0
 
@@ -49,7 +49,11 @@ class Footprint:
             *(f"process {_told(process)}" for process in self.processes()),
             *(f"socket that listens on {address}" for address in sorted(_listening() - self._listened_before)),
             *(f"shared memory {_SHARED_MEMORY / name}" for name in sorted(self._shared())),
-            *(f"temporary {self._directory / name}" for name in sorted(_names_in(self._directory) - _KEPT)),
+            *(
+                f"temporary {self._directory / name}"
+                for name in sorted(_names_in(self._directory))
+                if not name.startswith(_KEPT)
+            ),
         ]
 
     def processes(self) -> list[psutil.Process]:
@@ -88,6 +92,15 @@ def footprint() -> Iterator[Footprint]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def nothing_is_left() -> Iterator[None]:
+    """Fails at the end if something is."""
+    with footprint() as found:
+        yield
+        left = found.left()
+        assert not left, "left behind:\n  " + "\n  ".join(left)
 
 
 def _names_in(directory: Path) -> set[str]:
