@@ -144,6 +144,11 @@ class SessionConfig(_Section):
         3.0, gt=0, description="from invoking a node to hearing from it, cold start included"
     )
     min_bytes_per_s: Bytes = Field(20 << 20, gt=0, description="slowest transfer that is not taken for a stalled one")
+    tls: bool = Field(
+        False,
+        description="encrypt what functions and shards send each other; each shard makes its own certificate, whose "
+        "fingerprint an invocation tells",
+    )
 
 
 class CodecConfig(_Section):

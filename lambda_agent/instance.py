@@ -18,11 +18,11 @@ _DEFAULT_RESERVE_MB = 128
 class Channel:
     """A link, and what is under way on it. Lives until either end hangs up, so through many sessions."""
 
-    def __init__(self, store: ChunkStore, address: str, timeout_s: float) -> None:
-        """Dials. Raises: LinkLost: nobody answers at ``address`` within ``timeout_s``."""
+    def __init__(self, store: ChunkStore, address: str, timeout_s: float, certificate: str = "") -> None:
+        """Dials, as :meth:`Link.dial`."""
         self.stores = IncomingStores(store)
         self.chunks = OutgoingChunks()
-        self.link = Link.dial(address, self._place, timeout_s)
+        self.link = Link.dial(address, self._place, timeout_s, certificate)
 
     @property
     def is_busy(self) -> bool:

@@ -31,6 +31,8 @@ class Invocation(NamedTuple):
     address: str
     epoch: int
     linger_s: float
+    #: fingerprint of the certificate that the shard shows; "": it speaks no TLS
+    certificate: str = ""
 
     @classmethod
     def from_event(cls, event: Any, secret: bytes) -> Invocation:
@@ -51,10 +53,15 @@ class Invocation(NamedTuple):
         epoch = event.get("epoch")
         if type(epoch) is not int or not 0 <= epoch <= _MAX_EPOCH:
             raise InvalidInvocation(f"epoch is a number from 0 to {_MAX_EPOCH}, not {epoch!r:.40}")
-        proof = auth.invoke_proof(secret, node=node, session=session, address=address, epoch=epoch)
+        certificate = event.get("certificate", "")
+        if not isinstance(certificate, str):
+            raise InvalidInvocation(f"certificate is a text, not {certificate!r:.40}")
+        proof = auth.invoke_proof(
+            secret, node=node, session=session, address=address, epoch=epoch, certificate=certificate
+        )
         if not auth.matches(proof, _proof(event, secret)):
             raise InvalidInvocation(f"session {session!r:.40} of node {node!r:.80}: the proof is not of this pool")
-        return cls(reason, node, session, address, epoch, _linger_s(event))
+        return cls(reason, node, session, address, epoch, _linger_s(event), certificate)
 
 
 def _proof(event: dict[str, Any], secret: bytes) -> object:

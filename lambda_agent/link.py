@@ -7,10 +7,14 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from infiniray.wire.frames import Frame, FrameReader
 
-__all__ = ["DialFailed", "DialRefused", "DialTimedOut", "Link", "LinkLost", "NameUnknown"]
+if TYPE_CHECKING:
+    from infiniray.wire.tls import TlsStream
+
+__all__ = ["DialFailed", "DialRefused", "DialTimedOut", "Link", "LinkLost", "NameUnknown", "NotTheShard"]
 
 _BUFFER_BYTES = 4 << 20
 _UNACKNOWLEDGED_MS = 5_000  # bytes that the shard's host has not acknowledged for so long break the connection
@@ -41,6 +45,10 @@ class NameUnknown(DialFailed):
     """The shard's address is a name that cannot be resolved."""
 
 
+class NotTheShard(LinkLost):
+    """Whoever was dialled does not speak TLS, or not as the shard that the invocation names."""
+
+
 class Link:
     """I carry frames between this node and one shard over one TCP connection.
 
@@ -48,14 +56,22 @@ class Link:
     :class:`LinkLost` once the connection is gone; whoever owns me closes me then.
     """
 
-    def __init__(self, sock: socket.socket, address: str, sink: Callable[[Frame], memoryview | None]) -> None:
-        sock.setblocking(False)
+    def __init__(
+        self,
+        sock: socket.socket | TlsStream,
+        address: str,
+        sink: Callable[[Frame], memoryview | None],
+        certificate: str = "",
+    ) -> None:
+        """``sock`` never blocks."""
         self.address = address
+        self.certificate = certificate  # that the shard has shown; "": it speaks no TLS
         self.inbox: deque[Frame] = deque()  # received, not yet handled
         self.bytes_in = 0
         self.bytes_out = 0
         self.sent_s = time.monotonic()  # when bytes last left, or began to wait
         self._sock = sock
+        self._tls = None if isinstance(sock, socket.socket) else sock
         self._reader = FrameReader(sink)
         self._outbox: deque[memoryview] = deque()
         self._poll = select.poll()
@@ -65,13 +81,17 @@ class Link:
         return f"Link({self.address}, in={self.bytes_in}, out={self.bytes_out}, waiting={len(self._outbox)})"
 
     @classmethod
-    def dial(cls, address: str, sink: Callable[[Frame], memoryview | None], timeout_s: float) -> Link:
-        """Connect to ``host:port``.
+    def dial(
+        cls, address: str, sink: Callable[[Frame], memoryview | None], timeout_s: float, certificate: str = ""
+    ) -> Link:
+        """Connect to ``host:port``, by TLS if the shard there has a ``certificate`` (its fingerprint).
 
         Raises:
             DialFailed: nobody answers there within ``timeout_s``.
+            NotTheShard: it shows another one, or speaks no TLS.
         """
         host, _, port = address.rpartition(":")
+        deadline_s = time.monotonic() + timeout_s
         try:
             sock = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s)
         except (OSError, UnicodeError) as error:  # the latter: no name could be like that
@@ -81,6 +101,9 @@ class Link:
         # A shard may vanish without a word while this node is frozen: the next session must find the link dead.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
         _widen(sock)
+        sock.setblocking(False)
+        if certificate:
+            return cls(_secured(sock, address, certificate, deadline_s), address, sink, certificate)
         return cls(sock, address, sink)
 
     @property
@@ -91,6 +114,8 @@ class Link:
     def is_open(self) -> bool:
         """Whether the shard has not hung up yet, as far as this end knows. Reads nothing."""
         try:
+            if not isinstance(self._sock, socket.socket):
+                return self._sock.peek()
             return bool(self._sock.recv(1, socket.MSG_PEEK))
         except BlockingIOError:
             return True
@@ -151,6 +176,8 @@ class Link:
 
     def wait(self, timeout_s: float, *, reading: bool = True) -> bool:
         """Wait until there is bytes to read, or room for what waits to be sent; False if neither in time."""
+        if reading and self._tls is not None and self._tls.has_buffered:
+            return True
         interest = select.POLLIN if reading else 0
         if self._outbox:
             interest |= select.POLLOUT
@@ -181,6 +208,15 @@ def _dial_failure(error: Exception) -> type[DialFailed]:
             return NameUnknown
         case _:
             return DialFailed
+
+
+def _secured(sock: socket.socket, address: str, certificate: str, deadline_s: float) -> TlsStream:
+    from infiniray.wire.tls import secure  # here, for what it takes of a node's memory
+
+    try:
+        return secure(sock, certificate, deadline_s)
+    except OSError as error:
+        raise NotTheShard(f"whoever answers at {address} is not the shard: {error}") from error
 
 
 def _widen(sock: socket.socket) -> None:

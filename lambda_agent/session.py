@@ -12,7 +12,7 @@ from infiniray.wire.describe import ChunkId, ChunkInfo, SeqSpans
 from infiniray.wire.frames import MAX_META_BYTES, Frame, Kind, ProtocolError, pack
 from lambda_agent.instance import Channel, Instance
 from lambda_agent.invocation import MAX_LINGER_MS, Invocation
-from lambda_agent.link import LinkLost
+from lambda_agent.link import LinkLost, NotTheShard
 from lambda_agent.store import json_bytes
 from lambda_agent.transfers import PartialStore
 
@@ -87,7 +87,8 @@ class Session:
             return False
         self._bytes_in, self._bytes_out = -channel.link.bytes_in, -channel.link.bytes_out
         try:
-            if channel.link.address == self._invocation.address and channel.link.is_open():
+            wanted = (self._invocation.address, self._invocation.certificate)
+            if (channel.link.address, channel.link.certificate) == wanted and channel.link.is_open():
                 self._say(channel, Kind.PONG, {"session": self._invocation.session})
                 self._serve(channel)
                 return True
@@ -100,7 +101,12 @@ class Session:
         timeout_s = min(DIAL_S, self._stop_s - time.monotonic())
         if timeout_s <= 0:
             raise LinkLost("no time left to dial the shard")
-        channel = self._instance.channel = Channel(self._store, self._invocation.address, timeout_s)
+        certificate = self._invocation.certificate
+        try:
+            channel = Channel(self._store, self._invocation.address, timeout_s, certificate)
+        except NotTheShard as error:
+            raise HandshakeFailed(str(error)) from error
+        self._instance.channel = channel
         self._shake_hands(channel)
         try:
             self._serve(channel)
@@ -129,10 +135,11 @@ class Session:
         if not isinstance(shard_nonce, str):
             raise HandshakeFailed("the challenge has no nonce")
         nonce = auth.new_nonce()
-        mac = auth.hello_proof(secret, shard_nonce=shard_nonce, node_nonce=nonce, node=node, instance=instance)
+        bound = {"shard_nonce": shard_nonce, "node_nonce": nonce, "node": node, "certificate": channel.link.certificate}
+        mac = auth.hello_proof(secret, **bound, instance=instance)
         self._say(channel, Kind.HELLO, {"key": auth.key_id(secret), "nonce": nonce, "mac": mac, **self._introduction()})
         welcome = self._expect(channel, Kind.WELCOME, deadline_s)
-        proof = auth.welcome_proof(secret, shard_nonce=shard_nonce, node_nonce=nonce, node=node, epoch=welcome.epoch)
+        proof = auth.welcome_proof(secret, **bound, epoch=welcome.epoch)
         if not auth.matches(proof, welcome.meta.get("mac")):
             raise HandshakeFailed(f"whoever answers at {channel.link.address} is not a shard of this pool")
         self._instance.epoch = max(self._instance.epoch, welcome.epoch)

@@ -39,6 +39,7 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 @_plan
 @_yes
 @click.option("--host-policy", "only_policy", is_flag=True, help="Print the IAM policy that the shards' hosts need.")
+@click.option("--for-rotation", is_flag=True, help="With --host-policy: and what `rotate-secret` needs beside that.")
 @name_option
 @json_option
 @reports_errors
@@ -50,6 +51,7 @@ def deploy(
     only_plan: bool,
     yes: bool,
     only_policy: bool,
+    for_rotation: bool,
     name: str,
     as_json: bool,
 ) -> None:
@@ -60,9 +62,11 @@ def deploy(
     """
     from infiniray.faas.deploy.floor import cost_floor
 
+    if for_rotation and not only_policy:
+        raise click.UsageError("--for-rotation goes with --host-policy")
     deployment = _deployment(config, settings, name=name, nodes=nodes, memory_mb=memory_mb)
     if only_policy:
-        print_json(deployment.host_policy())
+        print_json(deployment.host_policy(rotates=for_rotation))
         return
     with says().status("looking at what is there"):
         planned = deployment.plan()

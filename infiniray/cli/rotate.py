@@ -33,8 +33,8 @@ def rotate_secret(batch: int, evict: bool, timeout_s: float, no_wait: bool, name
     """Give a running cache a new secret. Every object stays readable meanwhile.
 
     Functions are emptied onto the others, get the new secret, and are taken back, batch by batch; then the former
-    secret is refused. Each shard needs a function more than its widest scheme. On AWS the shards' host must be allowed
-    lambda:UpdateFunctionConfiguration for the time. If this command is interrupted, the rotation goes on.
+    secret is refused. Each shard needs a function more than its widest scheme. On AWS the shards' hosts need more for
+    the time: `infiniray deploy --host-policy --for-rotation`. If this command is interrupted, the rotation goes on.
     """
     from infiniray.cluster.status import rotate_secret as begin
 

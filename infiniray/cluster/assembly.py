@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from infiniray.cluster import rayapi
 from infiniray.cluster.membership import Membership
@@ -17,6 +18,9 @@ from infiniray.runtime.coordination import Coordinator
 from infiniray.runtime.driver import ChunkCoder, ShardDriver
 from infiniray.runtime.keys import KeyRing
 from infiniray.runtime.pacing import Pacing
+
+if TYPE_CHECKING:
+    from infiniray.runtime.certificates import ShardCertificate
 
 __all__ = ["address_to_dial", "assemble", "host_to_listen_on", "pacing_of", "policy_of"]
 
@@ -58,6 +62,15 @@ def _is_wildcard(host: str) -> bool:
         return False
 
 
+def _certificate(config: Config) -> ShardCertificate | None:
+    """A new one, if functions are to dial by TLS."""
+    if not config.session.tls:
+        return None
+    from infiniray.runtime.certificates import new_certificate  # here: nobody else needs the library that makes it
+
+    return new_certificate()
+
+
 def assemble(
     membership: Membership,
     shard: str,
@@ -97,6 +110,7 @@ def assemble(
         advertise_host=address_to_dial(platform),
         linger_s=config.session.linger_s,
         invoke_timeout_s=config.pool.timeout_s + _INVOKE_GRACE_S,
+        certificate=_certificate(config),
         pacing=pacing_of(platform),
         coordinator=coordinator,
         registered=registered,

@@ -118,7 +118,8 @@ class Rotator:
             raise RotationUnderWay(cache=self._crew.members.name, stage=self._stage)
 
     def report(self) -> dict[str, Any] | None:
-        """How far it is; None if the secret is not being changed."""
+        """How far it is; None if the secret is not being changed. One that stands still goes on with the next call of
+        :meth:`resume`, as every new request to rotate or scale makes it."""
         rotation = self._crew.rotation
         if self._work is None and rotation is None:
             return None
@@ -151,6 +152,9 @@ class Rotator:
                     self._trouble = str(error)
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        except Exception as error:  # it stands still then, which its report has to say
+            self._trouble = f"{type(error).__name__}: {error}"
+            raise
         finally:
             self._work = None
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from infiniray.codec.checksum import checksum
 from infiniray.codec.schemes import Scheme, SchemeKind
@@ -31,9 +30,13 @@ from infiniray.runtime.listener import Greeting, Listener
 from infiniray.runtime.pacing import Pacer, Pacing
 from infiniray.runtime.reaching import Reaching
 from infiniray.runtime.sessions import Invoker, Sessions
+from infiniray.runtime.streams import Stream
 from infiniray.wire.auth import key_id
 from infiniray.wire.describe import ChunkId, ChunkInfo
 from infiniray.wire.frames import Frame, Kind, ProtocolError
+
+if TYPE_CHECKING:
+    from infiniray.runtime.certificates import ShardCertificate
 
 __all__ = ["ChunkCoder", "ShardDriver"]
 
@@ -61,6 +64,7 @@ class ShardDriver:
         advertise_host: what nodes dial to reach this machine.
         linger_s: how long nodes wait for more work.
         invoke_timeout_s: how long an invocation may take; above the functions' own timeout.
+        certificate: what the shard shows to nodes, which then dial by TLS; None: they do not.
         pacing: shape what is sent to each node; None: as fast as it goes.
         coordinator: the rest of the cache; None: there is none.
         registered: which instance has the current copy of each node, as an earlier incarnation of this shard left it.
@@ -77,6 +81,7 @@ class ShardDriver:
         advertise_host: str | None = None,
         linger_s: float = 0.008,
         invoke_timeout_s: float = 130.0,
+        certificate: ShardCertificate | None = None,
         pacing: Pacing | None = None,
         coordinator: Coordinator | None = None,
         registered: Mapping[NodeId, InstanceId] | None = None,
@@ -93,10 +98,11 @@ class ShardDriver:
         self._listen_host = listen_host
         self._advertise_host = advertise_host or listen_host
         self._pacing = pacing
-        self._listener = Listener(secret, self._epoch, state.nodes, self._welcome)
+        self._listener = Listener(secret, self._epoch, state.nodes, self._welcome, certificate=certificate)
         self._sessions = Sessions(
             invoker, secret, self._epoch,
             linger_s=linger_s, timeout_s=invoke_timeout_s, report=self.feed, depose=self._depose,
+            certificate="" if certificate is None else certificate.fingerprint,
         )  # fmt: skip
         self._registered = dict(registered or {})
         self._coordination = Coordination(coordinator or LoneCoordinator(), self._registered, self.feed, self._depose)
@@ -450,7 +456,7 @@ class ShardDriver:
 
     # ------------------------------------------------------------ what links report
 
-    def _welcome(self, connection: socket.socket, greeting: Greeting) -> None:
+    def _welcome(self, connection: Stream, greeting: Greeting) -> None:
         link_id = LinkId(next(self._link_ids))
         pacer = Pacer(self._pacing, connection) if self._pacing is not None else None
         self._keys_of[link_id] = greeting.key

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,8 +16,10 @@ from infiniray.codec.checksum import checksum
 from infiniray.core.ids import LinkId, NodeId, RequestId
 from infiniray.runtime.buffers import ByteArray
 from infiniray.runtime.pacing import Pacer
+from infiniray.runtime.streams import Stream
 from infiniray.wire.describe import ChunkId, ChunkInfo
 from infiniray.wire.frames import SEGMENT_BYTES, Frame, FrameReader, Kind, ProtocolError, pack
+from infiniray.wire.tls import TlsStream
 
 __all__ = ["LinkOwner", "NodeLink"]
 
@@ -83,7 +84,7 @@ class NodeLink:
         self,
         link: LinkId,
         node: NodeId,
-        connection: socket.socket,
+        connection: Stream,
         epoch: int,
         owner: LinkOwner,
         pacer: Pacer | None = None,
@@ -94,6 +95,7 @@ class NodeLink:
         self.bytes_in = 0
         self.bytes_out = 0
         self._socket = connection
+        self._tls = connection if isinstance(connection, TlsStream) else None
         self._epoch = epoch
         self._owner = owner
         self._pacer = pacer
@@ -110,6 +112,7 @@ class NodeLink:
         self._is_writing = False
         self._is_closed = False
         self._loop.add_reader(connection, self._readable)
+        self._read_on()
 
     def __repr__(self) -> str:
         return f"<NodeLink {self.id} {self.node} stores={len(self._stores)} fetches={len(self._incoming)}>"
@@ -210,13 +213,19 @@ class NodeLink:
                     if self._is_closed:
                         return
                 if n_bytes < len(buffer):
-                    return  # that was all there is
+                    break  # that was all there is
+            self._read_on()
         except BlockingIOError:
             return
         except ProtocolError as error:
             self.close(f"protocol error: {error}")
         except OSError as error:
             self.close(f"{type(error).__name__}: {error}")
+
+    def _read_on(self) -> None:
+        """In the next turn, if bytes wait of which the event loop does not tell."""
+        if self._tls is not None and not self._is_closed and self._tls.has_buffered:
+            self._loop.call_soon(self._readable)
 
     def _place(self, frame: Frame) -> memoryview | None:
         """Where the body of a frame that begins goes."""

@@ -6,15 +6,21 @@ import asyncio
 import contextlib
 import functools
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from infiniray.core.ids import InstanceId, NodeId, SessionId
 from infiniray.runtime.keys import KeyRing
+from infiniray.runtime.streams import Stream, accept_tls, receive, send_all
 from infiniray.wire import auth
 from infiniray.wire.describe import SeqSpans
 from infiniray.wire.frames import Frame, FrameReader, Kind, ProtocolError, pack
+
+if TYPE_CHECKING:
+    from infiniray.runtime.certificates import ShardCertificate
 
 __all__ = ["Greeting", "Listener"]
 
@@ -43,7 +49,8 @@ class Greeting:
 class Listener:
     """I accept connections, make sure who speaks, and hand them on.
 
-    What is garbage, too long, too late or not proven is closed and counted; nothing else happens.
+    What is garbage, too long, too late or not proven is closed and counted; nothing else happens. With a certificate I
+    speak TLS, and with nobody who does not.
     """
 
     def __init__(
@@ -51,7 +58,9 @@ class Listener:
         keys: bytes | KeyRing,
         epoch: int,
         nodes: Collection[str],
-        welcome: Callable[[socket.socket, Greeting], None],
+        welcome: Callable[[Stream, Greeting], None],
+        *,
+        certificate: ShardCertificate | None = None,
     ) -> None:
         self.refused: Counter[str] = Counter()
         #: what may be proved to be known
@@ -60,6 +69,7 @@ class Listener:
         #: who may dial in
         self.nodes = frozenset(nodes)
         self._welcome = welcome
+        self._certificate = certificate
         self._socket: socket.socket | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._strangers: set[asyncio.Task[None]] = set()
@@ -117,23 +127,35 @@ class Listener:
         try:
             connection.setblocking(False)
             _tune(connection)
-            greeting = await asyncio.wait_for(self._shake_hands(connection), HANDSHAKE_TIMEOUT_S)
+            stream, greeting = await asyncio.wait_for(self._greet(connection), HANDSHAKE_TIMEOUT_S)
         except ProtocolError as error:
             self.refused[str(error) if str(error) in ("unknown node", "wrong proof") else "not a frame"] += 1
         except asyncio.TimeoutError:
             self.refused["too slow"] += 1
+        except ssl.SSLError:
+            self.refused["no TLS"] += 1
         except OSError:
             self.refused["hung up"] += 1
         else:
-            self._welcome(connection, greeting)
+            self._welcome(stream, greeting)
             return
         connection.close()
 
-    async def _shake_hands(self, connection: socket.socket) -> Greeting:
-        loop = asyncio.get_running_loop()
+    async def _greet(self, connection: socket.socket) -> tuple[Stream, Greeting]:
+        """What the connection has become, and who is at its other end; closes it if this fails."""
+        stream: Stream = connection
+        try:
+            if self._certificate is not None:
+                stream = await accept_tls(connection, self._certificate.context)
+            return stream, await self._shake_hands(stream)
+        except BaseException:
+            stream.close()
+            raise
+
+    async def _shake_hands(self, stream: Stream) -> Greeting:
         nonce = auth.new_nonce()
-        await loop.sock_sendall(connection, pack(Kind.CHALLENGE, epoch=self._epoch, meta={"nonce": nonce}))
-        hello = await _read_frame(connection)
+        await send_all(stream, pack(Kind.CHALLENGE, epoch=self._epoch, meta={"nonce": nonce}))
+        hello = await _read_frame(stream)
         if hello.kind is not Kind.HELLO:
             raise ProtocolError(f"{hello.kind.name} before HELLO")
         meta = hello.meta
@@ -145,14 +167,16 @@ class Listener:
         secret = self.keys.find(meta["key"]) if "key" in meta else self.keys.current
         if secret is None:
             raise ProtocolError("wrong proof")
-        expected = auth.hello_proof(secret, shard_nonce=nonce, node_nonce=node_nonce, node=node, instance=instance)
+        certificate = "" if self._certificate is None else self._certificate.fingerprint
+        bound = {"shard_nonce": nonce, "node_nonce": node_nonce, "node": node, "certificate": certificate}
+        expected = auth.hello_proof(secret, **bound, instance=instance)
         if not auth.matches(expected, meta.get("mac")):
             raise ProtocolError("wrong proof")
         if node not in self.nodes:
             raise ProtocolError("unknown node")
         spans = SeqSpans.from_wire(meta.get("spans"))
-        proof = auth.welcome_proof(secret, shard_nonce=nonce, node_nonce=node_nonce, node=node, epoch=self._epoch)
-        await loop.sock_sendall(connection, pack(Kind.WELCOME, epoch=self._epoch, meta={"mac": proof}))
+        proof = auth.welcome_proof(secret, **bound, epoch=self._epoch)
+        await send_all(stream, pack(Kind.WELCOME, epoch=self._epoch, meta={"mac": proof}))
         if secret not in self.keys:  # retired while this was sent
             raise ProtocolError("wrong proof")
         return Greeting(
@@ -161,13 +185,12 @@ class Listener:
         )  # fmt: skip
 
 
-async def _read_frame(connection: socket.socket) -> Frame:
+async def _read_frame(stream: Stream) -> Frame:
     """Exactly one frame without a body, and nothing behind it: who has not been answered has nothing more to say."""
-    loop = asyncio.get_running_loop()
     reader = FrameReader(lambda frame: None, max_body_bytes=0)
     n_total = 0
     while True:
-        n_bytes = await loop.sock_recv_into(connection, reader.buffer())
+        n_bytes = await receive(stream, reader.buffer())
         n_total += n_bytes
         if n_bytes == 0:
             raise ConnectionResetError("hung up during the handshake")

@@ -10,6 +10,8 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from infiniray.runtime.streams import Stream
+
 __all__ = ["Pacer", "Pacing"]
 
 _SO_MAX_PACING_RATE = 47
@@ -29,7 +31,7 @@ class Pacing:
 class Pacer:
     """I keep one connection within a :class:`Pacing`: the kernel paces, I change the rate as the bucket empties."""
 
-    def __init__(self, pacing: Pacing, connection: socket.socket) -> None:
+    def __init__(self, pacing: Pacing, connection: Stream) -> None:
         self._pacing = pacing
         self._connection = connection
         self._tokens_bytes = float(pacing.bucket_bytes)

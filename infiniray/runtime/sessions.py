@@ -51,6 +51,7 @@ class Sessions:
         *,
         linger_s: float,
         timeout_s: float,
+        certificate: str = "",
         report: Callable[[InvokeReturned], None],
         depose: Callable[[], None],
     ) -> None:
@@ -60,6 +61,7 @@ class Sessions:
         self._epoch = epoch
         self._linger_s = linger_s
         self._timeout_s = timeout_s
+        self._certificate = certificate  # fingerprint of what nodes shall see where they dial; "": no TLS
         self._report = report
         self._depose = depose
         self._running: set[asyncio.Task[None]] = set()
@@ -104,6 +106,7 @@ class Sessions:
                 "session": command.session,
                 "address": self.address,
                 "epoch": self._epoch,
+                **({"certificate": self._certificate} if self._certificate else {}),
                 **self._proofs(command),
                 "linger_ms": self._linger_s * 1000,
             }
@@ -113,7 +116,12 @@ class Sessions:
         """One, or while secrets are changed one for each that the function may have, by the secret's id."""
         proofs = {
             auth.key_id(secret): auth.invoke_proof(
-                secret, node=command.node, session=command.session, address=self.address, epoch=self._epoch
+                secret,
+                node=command.node,
+                session=command.session,
+                address=self.address,
+                epoch=self._epoch,
+                certificate=self._certificate,
             )
             for secret in self.keys
         }

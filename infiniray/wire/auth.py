@@ -2,7 +2,9 @@
 
 Each side sends a fresh nonce and answers the other's with an HMAC-SHA256 over both nonces and over what it
 claims, so a recorded handshake is worth nothing: neither side ever accepts a proof over a nonce that it did
-not just make. A role word in front keeps one side's proof from being reflected as the other's.
+not just make. A role word in front keeps one side's proof from being reflected as the other's. Over TLS all proofs
+name the shard's certificate, by its fingerprint (RFC 5929, tls-server-end-point): one that was made for another
+connection's ends is worth nothing on this.
 """
 
 from __future__ import annotations
@@ -29,19 +31,28 @@ def matches(ours: str, theirs: object) -> bool:
     return isinstance(theirs, str) and hmac.compare_digest(ours.encode(), theirs.encode(errors="replace"))
 
 
-def invoke_proof(secret: bytes, *, node: str, session: str, address: str, epoch: int) -> str:
-    """In the invocation: the address to dial comes from a shard of this pool."""
-    return _mac(secret, "invoke", node, session, address, epoch)
+def invoke_proof(secret: bytes, *, node: str, session: str, address: str, epoch: int, certificate: str = "") -> str:
+    """In the invocation: the address to dial comes from a shard of this pool, and that has this certificate."""
+    return _mac(secret, "invoke", node, session, address, epoch, *_channel(certificate))
 
 
-def hello_proof(secret: bytes, *, shard_nonce: str, node_nonce: str, node: str, instance: str) -> str:
-    """In HELLO: whoever dialled is this node."""
-    return _mac(secret, "hello", shard_nonce, node_nonce, node, instance)
+def hello_proof(
+    secret: bytes, *, shard_nonce: str, node_nonce: str, node: str, instance: str, certificate: str = ""
+) -> str:
+    """In HELLO: whoever dialled is this node, and sees this certificate at the other end."""
+    return _mac(secret, "hello", shard_nonce, node_nonce, node, instance, *_channel(certificate))
 
 
-def welcome_proof(secret: bytes, *, shard_nonce: str, node_nonce: str, node: str, epoch: int) -> str:
-    """In WELCOME: whoever was dialled is a shard of this pool."""
-    return _mac(secret, "welcome", node_nonce, shard_nonce, node, epoch)
+def welcome_proof(
+    secret: bytes, *, shard_nonce: str, node_nonce: str, node: str, epoch: int, certificate: str = ""
+) -> str:
+    """In WELCOME: whoever was dialled is a shard of this pool, and has shown this certificate."""
+    return _mac(secret, "welcome", node_nonce, shard_nonce, node, epoch, *_channel(certificate))
+
+
+def _channel(certificate: str) -> tuple[str, ...]:
+    """Without TLS there is nothing to bind a proof to."""
+    return (certificate,) if certificate else ()
 
 
 def _mac(secret: bytes, *parts: object) -> str:

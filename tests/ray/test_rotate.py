@@ -1,4 +1,5 @@
-"""A running cache gets a new secret: everything stays readable, and who knows the former one is turned away."""
+"""A running cache gets a new secret while it is read and written: nothing is lost, whoever is killed meanwhile, and who
+knows the former one is turned away."""
 
 from __future__ import annotations
 
@@ -6,14 +7,17 @@ import json
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from history import Operation, Outcome, Verb
+from linearize import check, unexcused_misses
+from traffic import Load, traffic
 
 import infiniray
 from infiniray import Cache
@@ -31,6 +35,8 @@ from infiniray.wire.frames import Frame, FrameReader, Kind, pack
 NAME = "secretive"
 SHARDS = ("shard-0", "shard-1")
 WITHIN_S = 90.0
+#: Operations of the threads between two steps.
+PAUSE = 40
 SIZES_BYTES = (100, 70_000, 1_200_000)
 
 
@@ -42,6 +48,22 @@ def cache(local_ray: str) -> Iterator[Cache]:
     ) as cache:
         yield cache
     assert rayapi.store_keys(f"{NAME}/") == []
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    kept, deleted = tuple(f"kept-{i}" for i in range(12)), tuple(f"deleted-{i}" for i in range(6))
+    return Load(keys=kept + deleted, deleted=deleted, stop=tmp_path / "stop")
+
+
+def judge(history: list[Operation], *, may_fail: bool = False) -> None:
+    """Each key behaves like a register, and nothing is lost, though no object can do without any of its chunks."""
+    assert check(history) == []
+    assert unexcused_misses(history) == []
+    failed = [op for op in history if op.outcome in (Outcome.ERROR, Outcome.INDETERMINATE)]
+    assert failed == [] or (may_fail and all(op.is_retryable for op in failed)), failed[:5]
+    for verb in (Verb.GET, Verb.PUT):
+        assert sum(op.verb is verb and op.outcome is Outcome.OK for op in history) > PAUSE
 
 
 def value(seed: int) -> np.ndarray:
@@ -112,38 +134,7 @@ def refused(cache: Cache, shard: str) -> dict[str, int]:
     return dict(row["connections_refused"])
 
 
-class Readers:
-    """Threads that read everything over and over, and keep what was wrong."""
-
-    def __init__(self, cache: Cache, values: dict[str, np.ndarray]) -> None:
-        self.n_reads = 0
-        self.wrong: list[str] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._read, args=(cache, values)) for _ in range(2)]
-
-    def __enter__(self) -> Readers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-        assert not any(thread.is_alive() for thread in self._threads)
-
-    def _read(self, cache: Cache, values: dict[str, np.ndarray]) -> None:
-        while not self._stop.is_set():
-            for key, value in values.items():
-                try:
-                    if not np.array_equal(cache.get(key, timeout=30), value):
-                        self.wrong.append(f"{key} is another")
-                except Exception as error:
-                    self.wrong.append(f"{key}: {error!r}")
-                self.n_reads += 1
-
-
-def test_everything_is_read_before_while_and_after(cache: Cache) -> None:
+def test_it_is_read_and_written_before_while_and_after(cache: Cache, load: Load) -> None:
     values = {f"k{i}": value(i) for i in range(20)}
     cache.put_many(values)
     (former,) = set(secrets_of_functions().values())
@@ -151,15 +142,17 @@ def test_everything_is_read_before_while_and_after(cache: Cache) -> None:
     dial("shard-0", former)
     assert "wrong proof" not in refused(cache, "shard-0")  # for it was right
 
-    with Readers(cache, values) as readers:
+    with traffic(cache, load, n_threads=3, n_tasks=1) as going:
+        going.proceed(PAUSE)
         assert rotate_secret(NAME) == {"nodes": 10}
         with pytest.raises(RotationUnderWay):
             rotate_secret(NAME)
         with pytest.raises(RotationUnderWay):
             scale(NAME, nodes=12)
         finish()
-    assert readers.wrong == []
-    assert readers.n_reads >= len(values)
+        going.proceed(PAUSE)
+        history = going.end()
+    judge(history)
 
     (secret,) = set(secrets_of_functions().values())
     assert secret != former
@@ -174,25 +167,35 @@ def test_everything_is_read_before_while_and_after(cache: Cache) -> None:
     assert accepted() == {shard: [auth.key_id(secret)] for shard in SHARDS}
 
 
-@pytest.mark.parametrize("who", ["supervisor", "shard"])
-def test_it_goes_on_when_somebody_is_killed_meanwhile(cache: Cache, who: str) -> None:
+@pytest.mark.parametrize("who", ["supervisor", "shard", "both"])
+def test_it_goes_on_when_somebody_is_killed_meanwhile(cache: Cache, load: Load, who: str) -> None:
     values = {f"k{i}": value(i) for i in range(20)}
     cache.put_many(values)
     (former,) = set(secrets_of_functions().values())
-    rotate_secret(NAME, batch=1)
-    give_up_s = time.monotonic() + WITHIN_S
-    while len(set(secrets_of_functions().values())) < 2:  # some have it, others do not
-        assert time.monotonic() < give_up_s
-        time.sleep(0.05)
-    if who == "supervisor":
-        rayapi.crash(rayapi.find_actor(supervisor_name(NAME)))
-    else:
-        os.kill(shard_pid(NAME, "shard-1"), signal.SIGKILL)
-    finish()
+    with traffic(cache, load, n_threads=3, n_tasks=0) as going:
+        going.proceed(PAUSE)
+        rotate_secret(NAME, batch=1)
+        wait_until_some_have_it()
+        shard = shard_pid(NAME, "shard-1")
+        if who != "shard":
+            rayapi.crash(rayapi.find_actor(supervisor_name(NAME)))
+        if who != "supervisor":
+            os.kill(shard, signal.SIGKILL)
+        finish()
+        going.proceed(PAUSE)
+        history = going.end()
+    judge(history, may_fail=True)
     (secret,) = set(secrets_of_functions().values())
     assert secret != former
     assert accepted() == {shard: [auth.key_id(secret)] for shard in SHARDS}
     assert_all_there(cache, values)
+
+
+def wait_until_some_have_it() -> None:
+    give_up_s = time.monotonic() + WITHIN_S
+    while len(set(secrets_of_functions().values())) < 2:
+        assert time.monotonic() < give_up_s
+        time.sleep(0.05)
 
 
 def test_the_command_waits_and_shows_no_secret(cache: Cache) -> None:

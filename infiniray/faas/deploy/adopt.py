@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from infiniray.config import Config
 from infiniray.errors import NotDeployed
@@ -11,9 +11,15 @@ from infiniray.faas.deploy.functions import read_functions
 from infiniray.faas.deploy.resources import SECRET, FunctionState
 from infiniray.faas.deploy.scope import node_names
 
-__all__ = ["deployed_secret", "is_deployed_apart", "require_deployed", "require_nodes"]
+__all__ = ["MIXED_SECRETS", "deployed_secret", "is_deployed_apart", "require_deployed", "require_nodes"]
 
 _SHOWN = 3
+#: What to do when functions of one pool have different secrets.
+MIXED_SECRETS = (
+    "If their cache is up, its secret is being changed (`infiniray status`): wait, since to deploy now would empty "
+    "functions. If it is down, deploy with the same configuration (`infiniray deploy`)"
+)
+_DEPLOY = "Deploy with the same configuration (`infiniray deploy`), then bring the cache up again"
 
 
 def is_deployed_apart(config: Config) -> bool:
@@ -69,8 +75,12 @@ def _require(config: Config, names: tuple[str, ...], states: Mapping[str, Functi
             operation="up",
             function=f"functions of cache {config.name!r} in {config.platform.region}",
             detail=", ".join(troubles[:_SHOWN]) + more,
-            advice="Deploy with the same configuration (`infiniray deploy`), then bring the cache up again",
+            advice=MIXED_SECRETS if _are_mixed(states.values()) else _DEPLOY,
         )
+
+
+def _are_mixed(states: Iterable[FunctionState]) -> bool:
+    return len({state.environment.get(SECRET) for state in states if state.is_ours}) > 1
 
 
 def _troubles(config: Config, names: tuple[str, ...], states: Mapping[str, FunctionState]) -> Iterator[str]:

@@ -82,8 +82,7 @@ def _functions(config: Config, clients: Clients, scope: Scope) -> Iterator[Obser
         require_deployed(config, states)
         yield Observation(subject="functions", level="ok", found=f"{len(names)}, as configured")
     except NotDeployed as error:
-        advice = "infiniray deploy, with the same configuration"
-        yield Observation(subject="functions", level="fail", found=error.fields["detail"], advice=advice)
+        yield Observation(subject="functions", level="fail", found=error.fields["detail"], advice=error.advice)
     current = code_spec(scope, bucket=None).sha256
     ours = [state for state in states.values() if state.is_ours]
     n_other = Counter(state.code_sha256 == current for state in ours)[False]

@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from infiniray.config import Config
 from infiniray.errors import QuotaExceeded
+from infiniray.faas.deploy.adopt import MIXED_SECRETS
 from infiniray.faas.deploy.apply import OnDone, apply
 from infiniray.faas.deploy.clients import Clients, connect_platform
 from infiniray.faas.deploy.code import code_spec, read_codes
@@ -18,7 +19,7 @@ from infiniray.faas.deploy.functions import find_functions
 from infiniray.faas.deploy.host_policy import host_policy
 from infiniray.faas.deploy.logs import read_log_group
 from infiniray.faas.deploy.plan import Plan, plan_deploy, plan_undeploy
-from infiniray.faas.deploy.resources import Actual, CodeState, Desired, LogGroupState
+from infiniray.faas.deploy.resources import SECRET, Actual, CodeState, Desired, LogGroupState
 from infiniray.faas.deploy.role import read_role
 from infiniray.faas.deploy.scope import TAG_BUCKETS, Scope, node_names
 
@@ -93,7 +94,7 @@ class Deployment:
         actual = self.read()
         desired = desired_of(self.config, self.scope, actual)
         plan = plan_deploy(desired, actual)
-        return DeployPlan(plan=plan, desired=desired, warnings=self._warnings(actual))
+        return DeployPlan(plan=plan, desired=desired, warnings=(*_warn_of_secrets(actual), *self._warnings(actual)))
 
     def plan_removal(self) -> Plan:
         """What ``undeploy`` would do."""
@@ -107,9 +108,9 @@ class Deployment:
         """Do what was planned; ``on_done`` is told of each change."""
         apply(plan, self.clients, self.scope, code_spec(self.scope, bucket=None), on_done)
 
-    def host_policy(self) -> dict[str, Any]:
-        """The policy that the shards' hosts need, as a document."""
-        return host_policy(self.scope)
+    def host_policy(self, *, rotates: bool = False) -> dict[str, Any]:
+        """The policy that the shards' hosts need, as a document; ``rotates``: for changing the secret, too."""
+        return host_policy(self.scope, rotates=rotates)
 
     # ------------------------------------------------------------ quotas
 
@@ -122,6 +123,13 @@ class Deployment:
             return (f"the account's concurrency quota is not known, and so not checked: {error}",)
         unreserved = limits["UnreservedConcurrentExecutions"]
         return tuple(_check_concurrency(self.config, actual, limits["ConcurrentExecutions"], unreserved))
+
+
+def _warn_of_secrets(actual: Actual) -> Iterator[str]:
+    """A deploy gives all functions one secret at once. In the middle of a rotation that would empty many of them."""
+    n_secrets = len({state.environment.get(SECRET) for state in actual.functions.values() if state.is_ours})
+    if n_secrets > 1:
+        yield f"functions have {n_secrets} secrets. {MIXED_SECRETS}"
 
 
 def _check_concurrency(config: Config, actual: Actual, limit: int, unreserved: int) -> list[str]:

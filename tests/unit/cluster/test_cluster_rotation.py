@@ -331,6 +331,20 @@ async def test_a_platform_that_refuses_is_asked_again(new: NewSupervisor, world:
     assert_rotated(supervisor, world)
 
 
+async def test_what_nobody_has_thought_of_stops_it_and_is_said(new: NewSupervisor, world: World) -> None:
+    supervisor = new()
+    world.refusals = [KeyError("what is that")]
+    await supervisor.rotate_secret(batch=1, may_evict=False)
+    with pytest.raises(KeyError):
+        await over(supervisor)
+    report = supervisor._rotator.report()
+    assert report is not None
+    assert "KeyError: 'what is that'" in report["trouble"]
+    await supervisor.resume()
+    await over(supervisor)
+    assert_rotated(supervisor, world)
+
+
 async def test_one_thing_at_a_time(new: NewSupervisor, world: World) -> None:
     supervisor = new()
     begun = asyncio.ensure_future(supervisor.rotate_secret(batch=1, may_evict=False))

@@ -12,6 +12,7 @@ from node_peer import SECRET, soon
 from script import GatedCoder, Script, ScriptedInvoker, Stage
 
 from infiniray.core import events as ev
+from infiniray.runtime.certificates import ShardCertificate, new_certificate
 from infiniray.runtime.driver import ShardDriver
 
 
@@ -40,16 +41,29 @@ def _n_sockets() -> int:
     return n_sockets
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Modules that say so run once without TLS, and once with it."""
+    if "certificate" in metafunc.fixturenames and getattr(metafunc.module, "WITH_TLS_TOO", False):
+        metafunc.parametrize("certificate", ["plain", "tls"], indirect=True)
+
+
 @pytest.fixture
-async def stage(leaks: None) -> AsyncIterator[Stage]:
+def certificate(request: pytest.FixtureRequest) -> ShardCertificate | None:
+    """What shards show; None: they speak no TLS."""
+    return new_certificate() if getattr(request, "param", "plain") == "tls" else None
+
+
+@pytest.fixture
+async def stage(leaks: None, certificate: ShardCertificate | None) -> AsyncIterator[Stage]:
     """A driver that listens, with a scripted state for the nodes n0 and n1."""
     script, invoker, coder = Script(("n0", "n1")), ScriptedInvoker(), GatedCoder()
-    driver = ShardDriver(script, invoker, coder, SECRET)  # type: ignore[arg-type]
+    driver = ShardDriver(script, invoker, coder, SECRET, certificate=certificate)  # type: ignore[arg-type]
     await driver.start()
     await script.next(ev.Started)
     script.seen.clear()
     script.times_s.clear()
     made = Stage(script, invoker, coder, driver)
+    made.certificate = "" if certificate is None else certificate.fingerprint
     yield made
     made.hang_up()
     coder.gate.set()
@@ -61,12 +75,12 @@ async def stage(leaks: None) -> AsyncIterator[Stage]:
 
 
 @pytest.fixture
-async def grid(leaks: None) -> AsyncIterator[Callable[..., Awaitable[Grid]]]:
+async def grid(leaks: None, certificate: ShardCertificate | None) -> AsyncIterator[Callable[..., Awaitable[Grid]]]:
     """Makes grids; see :class:`Grid` for what can be set."""
     grids: list[Grid] = []
 
     async def make(**options: Any) -> Grid:
-        grids.append(Grid(**options))
+        grids.append(Grid(**options, certificate=certificate))
         await grids[-1].start()
         return grids[-1]
 

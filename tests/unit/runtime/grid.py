@@ -31,6 +31,7 @@ from infiniray.core.reading import ChunkState, Read
 from infiniray.core.shard import ShardState
 from infiniray.core.table import ObjectRecord
 from infiniray.errors import StaleEpoch
+from infiniray.runtime.certificates import ShardCertificate
 from infiniray.runtime.coordination import LoneCoordinator
 from infiniray.runtime.driver import ShardDriver
 from lambda_agent.handler import answer
@@ -252,6 +253,7 @@ class Grid:
         linger_s: float = 0.02,
         hedge_delay_s: float = 5.0,  # not by chance: a test that wants hedging says so,
         ping_timeout_s: float = 5.0,  # or nodes that fall under suspicion
+        certificate: ShardCertificate | None = None,
         **policy: Any,
     ) -> None:
         self.nodes = {f"n{i}": GridNode(f"n{i}", node_bytes) for i in range(n_nodes)}
@@ -266,11 +268,17 @@ class Grid:
         )
         self._node_bytes = node_bytes
         self._linger_s = linger_s
+        self.certificate = certificate
         self._former: list[ShardDriver] = []
         self.state, self.driver = self._new_incarnation()
 
     async def start(self) -> None:
         await self.driver.start()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the shard shows; "": it speaks no TLS."""
+        return "" if self.certificate is None else self.certificate.fingerprint
 
     async def restart(self) -> ShardDriver:
         """A new incarnation of the shard, which knows what the one before put on record: that one, which lives on."""
@@ -291,6 +299,7 @@ class Grid:
         driver = ShardDriver(
             state, self.platform, self.coder, SECRET,
             linger_s=self._linger_s, coordinator=self.coordinator, registered=self.coordinator.copies,
+            certificate=self.certificate,
         )  # fmt: skip
         return state, driver
 

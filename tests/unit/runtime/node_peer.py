@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from infiniray.core.commands import ObjectFacts
+from infiniray.runtime.streams import Stream, receive, send_all
 from infiniray.wire import auth
 from infiniray.wire.describe import ChunkInfo
 from infiniray.wire.frames import SEGMENT_BYTES, Frame, FrameReader, Kind, pack
+from infiniray.wire.tls import secure
 
 SECRET = bytes(range(32))
 DEADLINE_S = 10.0
@@ -53,16 +55,19 @@ class HungUp(Exception):
 class NodePeer:
     """One connection to a shard. ``unread`` are the frames received and not asked for yet."""
 
-    def __init__(self, connection: socket.socket, node: str = "n0") -> None:
+    def __init__(self, connection: Stream, node: str = "n0", certificate: str = "") -> None:
         self.node = node
+        self._certificate = certificate
         self.n_body_bytes = 0
         self.unread: deque[Got] = deque()
         self._socket = connection
-        self._loop = asyncio.get_running_loop()
         self._reader = FrameReader(lambda frame: memoryview(bytearray(frame.body_bytes)))
 
     @classmethod
-    async def dial(cls, address: str, node: str = "n0", *, receive_buffer_bytes: int = 0) -> NodePeer:
+    async def dial(
+        cls, address: str, node: str = "n0", *, receive_buffer_bytes: int = 0, certificate: str = ""
+    ) -> NodePeer:
+        """By TLS, if the shard has a ``certificate``."""
         host, _, port = address.rpartition(":")
         connection = socket.socket()
         connection.setblocking(False)
@@ -73,7 +78,10 @@ class NodePeer:
         except OSError:
             connection.close()
             raise
-        return cls(connection, node)
+        if not certificate:
+            return cls(connection, node)
+        stream = await asyncio.to_thread(secure, connection, certificate, time.monotonic() + DEADLINE_S)
+        return cls(stream, node, certificate)
 
     def close(self) -> None:
         self._socket.close()
@@ -99,6 +107,7 @@ class NodePeer:
             node_nonce=names["nonce"],
             node=names["node"],
             instance=names["instance"],
+            certificate=self._certificate,
         )
         return {"mac": mac, **names}
 
@@ -109,8 +118,9 @@ class NodePeer:
         await self.send(Kind.HELLO, meta=hello)
         welcome = await self.expect(Kind.WELCOME)
         proof = auth.welcome_proof(
-            SECRET, shard_nonce=shard_nonce, node_nonce=hello["nonce"], node=hello["node"], epoch=welcome.epoch
-        )
+            SECRET, shard_nonce=shard_nonce, node_nonce=hello["nonce"], node=hello["node"], epoch=welcome.epoch,
+            certificate=self._certificate,
+        )  # fmt: skip
         assert auth.matches(proof, welcome.meta["mac"])
         return welcome
 
@@ -120,7 +130,7 @@ class NodePeer:
         await self.send_raw(pack(kind, request, 0, meta, len(body)) + bytes(body))
 
     async def send_raw(self, data: Any) -> None:
-        await soon(self._loop.sock_sendall(self._socket, data))
+        await soon(send_all(self._socket, bytes(data)))
 
     async def send_chunk(self, request: int, info: ChunkInfo, body: bytes) -> None:
         """A whole chunk, in segments."""
@@ -135,7 +145,7 @@ class NodePeer:
         """Raises: HungUp."""
         while not self.unread:
             try:
-                n_bytes = await soon(self._loop.sock_recv_into(self._socket, self._reader.buffer()))
+                n_bytes = await soon(receive(self._socket, self._reader.buffer()))
             except ConnectionResetError:
                 raise HungUp from None
             if n_bytes == 0:

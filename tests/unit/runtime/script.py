@@ -117,6 +117,8 @@ class Stage:
         self.invoker = invoker
         self.coder = coder
         self.driver = driver
+        #: fingerprint of what the driver shows; "": it speaks no TLS
+        self.certificate = ""
         self._peers: list[NodePeer] = []
 
     def do(self, *commands: Command) -> None:
@@ -124,7 +126,7 @@ class Stage:
         self.driver.feed(_Do(commands))  # type: ignore[arg-type]
 
     async def dial(self, **options: Any) -> NodePeer:
-        peer = await NodePeer.dial(self.driver.address, **options)
+        peer = await NodePeer.dial(self.driver.address, **{"certificate": self.certificate, **options})
         self._peers.append(peer)
         return peer
 

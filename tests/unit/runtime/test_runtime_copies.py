@@ -16,6 +16,7 @@ from infiniray.core.ids import LinkId, RequestId
 from infiniray.wire.describe import ChunkId, ChunkInfo
 from infiniray.wire.frames import SEGMENT_BYTES, Kind
 
+WITH_TLS_TOO = True  # see conftest
 N_BYTES = 3 * SEGMENT_BYTES + 5
 BODY = random_bytes(N_BYTES).tobytes()
 INFO = describe(facts_of(10 * N_BYTES, "rs:10+2"), 4, BODY, seq=17, head="a head", expires_s=9e9)

@@ -159,7 +159,7 @@ async def test_an_invocation_says_all_that_a_node_needs(stage: Stage) -> None:
     assert (await stage.script.next(ev.InvokeReturned)).outcome is ev.InvokeOutcome.OK
     (payload,) = stage.invoker.payloads
     invocation = Invocation.from_event(json.loads(payload), SECRET)
-    assert invocation == ("serve", "n0", "s7", stage.driver.address, 7, 0.008)
+    assert invocation == ("serve", "n0", "s7", stage.driver.address, 7, 0.008, "")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from infiniray.errors import (
 from infiniray.runtime.driver import ShardDriver
 from infiniray.wire.frames import Kind
 
+WITH_TLS_TOO = True  # see conftest
 MakeGrid = Callable[..., Awaitable[Grid]]
 SIZES = (0, 1, 4095, 100 << 10, (10 << 20) + 3)
 
@@ -427,7 +428,7 @@ async def test_garbage_on_the_port_disturbs_nobody(grid: MakeGrid) -> None:
     pool = await grid(n_nodes=6)
     data = random_bytes(1 << 20)
     await pool.put("k", data)
-    stranger = await NodePeer.dial(pool.driver.address)
+    stranger = await NodePeer.dial(pool.driver.address, certificate=pool.fingerprint)
     await stranger.send_raw(b"GET / HTTP/1.1\r\nHost: cache\r\n\r\n" * 10)
     await stranger.challenge()
     assert await stranger.is_hung_up()
@@ -438,9 +439,9 @@ async def test_garbage_on_the_port_disturbs_nobody(grid: MakeGrid) -> None:
 
 async def test_nodes_of_another_pool_are_refused(grid: MakeGrid) -> None:
     pool = await grid(n_nodes=6)
-    other = ShardDriver(pool.state, pool.platform, pool.coder, bytes(32))
+    other = ShardDriver(pool.state, pool.platform, pool.coder, bytes(32), certificate=pool.certificate)
     await other.start()
-    stranger = await NodePeer.dial(other.address)
+    stranger = await NodePeer.dial(other.address, certificate=pool.fingerprint)
     nonce = await stranger.challenge()
     await stranger.send(Kind.HELLO, meta=stranger.hello(nonce, secret=SECRET))
     assert await stranger.is_hung_up()

@@ -21,6 +21,7 @@ from infiniray.core.ids import LinkId, RequestId
 from infiniray.wire.describe import ChunkId, ChunkInfo, SeqSpans
 from infiniray.wire.frames import HEADER_BYTES, SEGMENT_BYTES, Kind, pack
 
+WITH_TLS_TOO = True  # see conftest
 #: Larger than what sockets take in when nobody reads at the other end.
 LARGE_BYTES = 24 << 20
 SMALL_WINDOW = {"receive_buffer_bytes": 64 << 10}

@@ -7,12 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 
 from infiniray.config import Config
-from infiniray.errors import DeployError, NameTaken, QuotaExceeded, RoleUnusable
+from infiniray.errors import DeployError, NameTaken, NotDeployed, QuotaExceeded, RoleUnusable
 from infiniray.faas.deploy import functions as functions_module
+from infiniray.faas.deploy.adopt import deployed_secret
 from infiniray.faas.deploy.deployment import Deployment
 from infiniray.faas.deploy.plan import Action, Change, Kind
+from infiniray.faas.deploy.renew import renew_secret
+from infiniray.faas.deploy.resources import SECRET
 
 MakeConfig = Callable[..., Config]
 Aws = Callable[[str], Any]
@@ -255,6 +260,103 @@ def test_the_host_may_use_this_caches_functions_only(aws: Aws, make_config: Make
     assert statement["Resource"] == "arn:aws:lambda:us-east-1:123456789012:function:c-node-*"
     assert "lambda:InvokeFunction" in statement["Action"]
     assert not any("*" in action for action in statement["Action"])
+
+
+def test_a_host_that_rotates_may_change_settings_and_no_more(aws: Aws, make_config: MakeConfig) -> None:
+    deployment = Deployment.connect(make_config())
+    (statement,), (wider,) = (deployment.host_policy(rotates=rotates)["Statement"] for rotates in (False, True))
+    assert set(wider["Action"]) - set(statement["Action"]) == {"lambda:UpdateFunctionConfiguration"}
+    assert wider["Resource"] == statement["Resource"]
+
+
+def warnings_of_secrets(config: Config) -> list[str]:
+    return [warning for warning in Deployment.connect(config).plan().warnings if "secret" in warning]
+
+
+def test_two_secrets_are_warned_of_before_a_deploy_makes_them_one(aws: Aws, make_config: MakeConfig) -> None:
+    config = make_config()
+    deploy(config)
+    assert warnings_of_secrets(config) == []
+    renew_secret(config, ["c-node-0001"], secret="ab" * 32, endpoint_url=None)
+    planned = Deployment.connect(config).plan()
+    assert [(c.name, c.restarts) for c in planned.plan.changes] == [("c-node-0001", True)]
+    (warning,) = warnings_of_secrets(config)
+    assert "2 secrets" in warning
+    assert "infiniray status" in warning
+    with pytest.raises(NotDeployed, match=r"c-node-0001 has another secret.*infiniray status"):
+        deployed_secret(config, None)
+    deploy(config)
+    assert warnings_of_secrets(config) == []
+
+
+# ---------------------------------------------------------------- a new secret
+
+
+def settings_of(aws: Aws, name: str) -> dict[str, Any]:
+    settings: dict[str, Any] = aws("lambda").get_function_configuration(FunctionName=name)
+    return {key: value for key, value in settings.items() if key not in ("ResponseMetadata", "LastModified")}
+
+
+def test_a_new_secret_changes_that_setting_and_nothing_else(
+    aws: Aws, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(deploy={"subnets": ["subnet-1"], "security_groups": ["sg-1"], "reserved_concurrency": 2})
+    deploy(config)
+    before = {name: settings_of(aws, name) for name in names(aws)}
+    renew_secret(config, ["c-node-0000", "c-node-0002"], secret="ab" * 32, endpoint_url=None)
+    after = {name: settings_of(aws, name) for name in names(aws)}
+    assert after["c-node-0001"] == before["c-node-0001"]
+    for name in ("c-node-0000", "c-node-0002"):
+        assert after[name].pop("Environment") == {
+            "Variables": {**before[name].pop("Environment")["Variables"], SECRET: "ab" * 32}
+        }
+        assert after[name] == before[name]
+    asked: list[str] = []
+    call = BaseClient._make_api_call
+
+    def noted(client: Any, operation: str, parameters: Any) -> Any:
+        asked.append(operation)
+        return call(client, operation, parameters)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", noted)
+    renew_secret(config, ["c-node-0000"], secret="ab" * 32, endpoint_url=None)
+    assert "GetFunction" in asked
+    assert "UpdateFunctionConfiguration" not in asked  # it would cost the function its instances once more
+
+
+def test_a_new_secret_is_given_to_no_function_that_is_not_ours(aws: Aws, make_config: MakeConfig) -> None:
+    config = make_config()
+    deploy(config)
+    arn = aws("lambda").get_function(FunctionName="c-node-0001")["Configuration"]["FunctionArn"]
+    aws("lambda").untag_resource(Resource=arn, TagKeys=["infiniray:cache"])
+    aws("lambda").delete_function(FunctionName="c-node-0002")
+    before = settings_of(aws, "c-node-0001")
+    with pytest.raises(NotDeployed, match="does not bear this cache's tags"):
+        renew_secret(config, ["c-node-0001"], secret="ab" * 32, endpoint_url=None)
+    with pytest.raises(NotDeployed, match="it is missing") as caught:
+        renew_secret(config, ["c-node-0002"], secret="ab" * 32, endpoint_url=None)
+    assert settings_of(aws, "c-node-0001") == before
+    assert "abab" not in str(caught.value)
+
+
+def test_who_may_not_change_settings_is_told_what_to_allow_and_not_to_deploy(
+    aws: Aws, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    deploy(config)
+    call = BaseClient._make_api_call
+
+    def denied(client: Any, operation: str, parameters: Any) -> Any:
+        if operation == "UpdateFunctionConfiguration":
+            message = "User: u is not authorized to perform: lambda:UpdateFunctionConfiguration on resource: r"
+            raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": message}}, operation)
+        return call(client, operation, parameters)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", denied)
+    with pytest.raises(DeployError, match="lambda:UpdateFunctionConfiguration") as caught:
+        renew_secret(config, ["c-node-0001"], secret="ab" * 32, endpoint_url=None)
+    assert "Do not deploy meanwhile" in caught.value.advice
+    assert "abab" not in f"{caught.value!r} {caught.value.__dict__}"
 
 
 @pytest.mark.parametrize("is_bucket_gone", [False, True])
