@@ -20,6 +20,7 @@ from workloads.report.latency import LatencyRow, latency_figure, latency_rows
 from workloads.report.page import Picture, Section, TextTable, page_html
 from workloads.report.rates import rates_figure
 from workloads.report.style import readable_number, styled
+from workloads.whole_file import whole_file
 
 __all__ = ["Report", "build_report", "write_report"]
 
@@ -56,11 +57,13 @@ def build_report(runs: Sequence[Run], *, lines: pa.Table | None = None, title: s
 def write_report(report: Report, path: Path) -> list[Path]:
     """Write the page to ``path`` and its pictures beside it; the page does not need them. Returns all files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report.html, encoding="utf-8")
     files = [path]
     for picture in report.pictures:
         files.append(path.with_name(f"{path.stem}-{picture.name}.png"))
-        files[-1].write_bytes(picture.png)
+        with whole_file(files[-1]) as partial:
+            partial.write_bytes(picture.png)
+    with whole_file(path) as partial:
+        partial.write_text(report.html, encoding="utf-8")
     return files
 
 
