@@ -251,7 +251,7 @@ def _table(summary: ReplaySummary) -> Table:
         table.add_row(f"latency p50, p90, p99, {title}", f"{shown} ms")
     table.add_row("waiting for their turn, p99", f"{1e3 * (summary.late_p99_s or 0):,.1f} ms")
     for name, n in summary.faults.items():
-        table.add_row(f"errors: {name}", f"{n:,}")
+        table.add_row(f"failed calls, inserts too: {name}", f"{n:,}")
     for purpose, usd in summary.cost_usd.items():
         table.add_row(f"cost: {purpose}", f"${usd:.6f}")
     for title, n in (("too large, skipped", summary.skipped_large), ("malformed lines", summary.malformed_lines)):

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workloads.errors import ResultsError
+from workloads.whole_file import whole_file
 
 __all__ = [
     "COSTS",
@@ -234,6 +235,8 @@ class RunWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        if kind is not None:
+            self.note({"broke off": f"{kind.__name__}: what came after is not in these figures"})
 
     def note(self, notes: Mapping[str, str]) -> None:
         """Adds to the run's notes."""
@@ -241,7 +244,8 @@ class RunWriter:
 
     def _write_info(self, more: Mapping[str, str]) -> None:
         self._info.notes.update(more)
-        (self.folder / _INFO).write_text(json.dumps(asdict(self._info), indent=1) + "\n")
+        with whole_file(self.folder / _INFO) as partial:
+            partial.write_text(json.dumps(asdict(self._info), indent=1) + "\n")
 
 
 def read_run(folder: Path) -> Run:

@@ -227,10 +227,24 @@ def test_what_the_cost_command_prints_becomes_lines(tmp_path: Path) -> None:
     by_name = {line["name"]: line for line in table.to_pylist()}
     assert by_name["InfiniCache, closed form"]["usd_per_request"] == pytest.approx(3.24e-5, rel=1e-3)
     assert by_name["ElastiCache, 1 x cache.r5.24xlarge"]["fixed_usd_per_hour"] == pytest.approx(10.368)
-    verdicts = labels(rates_figure(table))
+    drawn = rates_figure(table)
+    verdicts = labels(drawn)
+    assert drawn is not None
+    assert "976.6 KiB an object, 500.0 GiB held, 0% PUTs; 400 functions of 1536 MB, 10+2; prices as of 2019-12-26" in (
+        drawn.axes[0].get_xlabel()
+    )
     assert "ElastiCache, 1 x cache.r5.24xlarge\n    cheaper above 312,000/h" in verdicts  # FAST'20 Fig. 17
     (tmp_path / "costs.json").write_text(printed.output)
     assert read_lines(tmp_path / "costs.json").equals(table)
+
+
+def test_what_comes_after_the_traces_end_is_drawn_where_it_came() -> None:
+    requests = table_of([row(minute * 60.0) for minute in range(6)])
+    late = EVENTS.empty_table().schema
+    events = pa.Table.from_pylist([{"request_s": 600.0, "kind": "repair", "n": 3, "system": "s"}], late)
+    figure = outcomes_figure(requests, events, 300.0)
+    assert figure is not None
+    assert figure.axes[0].get_xlim()[1] == pytest.approx(10)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"metered": {}}', '{"metered": 3}'])
