@@ -10,7 +10,7 @@ import contextlib
 import enum
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = [
     "TableWriter",
     "read_run",
     "read_table",
+    "renamed",
     "table_of",
 ]
 
@@ -262,6 +263,21 @@ def read_run(folder: Path) -> Run:
         if (folder / file).exists():
             tables[name] = read_table(folder / file, schema)
     return Run(info=_read_info(folder / _INFO), requests=read_table(folder / _REQUESTS, REQUESTS), **tables)
+
+
+def renamed(run: Run, system: str) -> Run:
+    """The same run under another name, so that it can stand beside one of the same system."""
+
+    def with_name(table: pa.Table) -> pa.Table:
+        at = table.schema.get_field_index("system")
+        return table.set_column(at, table.schema.field(at), pa.array([system] * table.num_rows, pa.string()))
+
+    return Run(
+        info=replace(run.info, system=system),
+        requests=with_name(run.requests),
+        costs=with_name(run.costs),
+        events=with_name(run.events),
+    )
 
 
 def _read_info(path: Path) -> RunInfo:
