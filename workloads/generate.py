@@ -15,7 +15,6 @@ import argparse
 import csv
 import gzip
 import io
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from workloads.generators.datacenters import DATACENTERS
 from workloads.readers.registry import COLUMNS
 from workloads.summary import TraceSummary, summarize
 from workloads.trace import Request
+from workloads.whole_file import whole_file
 
 __all__ = [
     "POPULARITY",
@@ -286,21 +286,15 @@ def write_registry(requests: Iterable[Request], path: str | Path, *, begin: date
         OSError: the file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".part")
     n = 0
-    try:
-        with partial.open("wb") as raw:
-            packed = gzip.GzipFile("", "wb", 9, raw, mtime=0) if path.suffix == ".gz" else raw
-            with io.TextIOWrapper(packed, "utf-8", newline="") as text:
-                writer = csv.writer(text, lineterminator="\n")
-                writer.writerow(COLUMNS)
-                for row in _rows(requests, begin):
-                    writer.writerow(row)
-                    n += 1
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial, partial.open("wb") as raw:
+        packed = gzip.GzipFile("", "wb", 9, raw, mtime=0) if path.suffix == ".gz" else raw
+        with io.TextIOWrapper(packed, "utf-8", newline="") as text:
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for row in _rows(requests, begin):
+                writer.writerow(row)
+                n += 1
     return n
 
 

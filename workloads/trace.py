@@ -5,11 +5,15 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from workloads.errors import TraceError
 
 __all__ = ["Method", "Problem", "Request", "TraceProblems"]
+
+#: 1990 and 2100 in microseconds since 1970: what lies outside counts from something else
+_CALENDAR_US = (631_152_000_000_000, 4_102_444_800_000_000)
 
 
 class Method(enum.Enum):
@@ -45,7 +49,8 @@ class TraceProblems:
     """I collect what a reader found wrong with a trace.
 
     All problems are counted; only the first ``keep`` are kept, so that my size does not grow with the trace.
-    Lines that are in order but no use to a cache (a HEAD, a 404) are counted by reason in ``skipped``.
+    Lines that are in order but no use to a cache (a HEAD, a 404) are counted by reason in ``skipped``. ``first_us`` is
+    what the file's own clock says at the first request, since requests themselves count from there.
     """
 
     strict: bool = False
@@ -54,6 +59,14 @@ class TraceProblems:
     n_out_of_order: int = 0
     first: list[Problem] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    first_us: int | None = None
+
+    @property
+    def begins(self) -> datetime | None:
+        """The first request's time, UTC; None where the file's clock is no calendar's."""
+        if self.first_us is None or not _CALENDAR_US[0] <= self.first_us < _CALENDAR_US[1]:
+            return None
+        return datetime.fromtimestamp(self.first_us / 1e6, timezone.utc)
 
     def malformed(self, path: str, line: int, detail: str) -> None:
         """A line that the reader leaves out.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from infiniray.cli.numbers import FiniteRange
 from infiniray.cli.output import json_option, print_json, reports_errors, results, says
 
 if TYPE_CHECKING:
@@ -44,26 +45,26 @@ def _interval(_ctx: click.Context, _param: click.Parameter, text: str) -> float 
 
 
 @click.command()
-@click.option("--requests-per-hour", type=click.FloatRange(min=0), default=3600.0, show_default=True)
+@click.option("--requests-per-hour", type=FiniteRange(min=0), default=3600.0, show_default=True)
 @click.option("--object-size", callback=_size, default="10MB", show_default=True)
-@click.option("--puts", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of the requests.")
+@click.option("--puts", type=FiniteRange(0, 1), default=0.0, show_default=True, help="Share of the requests.")
 @click.option("--stored", callback=_size, help="Objects held, for the alternatives.  [default: all the pool can hold]")
 @click.option("--nodes", type=click.IntRange(min=1), default=400, show_default=True, help="Functions in the pool.")
 @click.option("--memory", type=click.IntRange(128, 10_240), default=1536, show_default=True, help="Of each, MB.")
 @click.option("--arch", type=click.Choice(["x86", "arm"]), default="x86", show_default=True)
 @click.option("--scheme", default="rs:10+2", show_default=True, help="Redundancy scheme of the objects.")
 @click.option("--hedge", type=click.Choice(["delayed", "all"]), default="delayed", show_default=True)
-@click.option("--serve-ms", type=click.FloatRange(min=0), help="Of an invocation.  [default: 5, and the chunk's way]")
-@click.option("--linger-ms", type=click.FloatRange(min=0), default=8.0, show_default=True)
+@click.option("--serve-ms", type=FiniteRange(min=0), help="Of an invocation.  [default: 5, and the chunk's way]")
+@click.option("--linger-ms", type=FiniteRange(min=0), default=8.0, show_default=True)
 @click.option("--warm-every", callback=_interval, default="1min", show_default=True, help="Each node; or never.")
-@click.option("--warm-ms", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option("--warm-ms", type=FiniteRange(min=0), default=1.0, show_default=True)
 @click.option("--backup-every", callback=_interval, default="5min", show_default=True, help="Each node; or never.")
-@click.option("--backup-ms", type=click.FloatRange(min=0), default=1560.0, show_default=True)
-@click.option("--reclaims-per-hour", type=click.FloatRange(min=0), default=0.0, show_default=True)
-@click.option("--init-ms", type=click.FloatRange(min=0), default=250.0, show_default=True, help="Start of an instance.")
+@click.option("--backup-ms", type=FiniteRange(min=0), default=1560.0, show_default=True)
+@click.option("--reclaims-per-hour", type=FiniteRange(min=0), default=0.0, show_default=True)
+@click.option("--init-ms", type=FiniteRange(min=0), default=250.0, show_default=True, help="Start of an instance.")
 @click.option("--proxies", type=click.IntRange(min=0), default=1, show_default=True, help="Hosts of the shards.")
 @click.option("--proxy-type", default="c5n.4xlarge", show_default=True, help="EC2 instance type of these.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=50.0, show_default=True)
+@click.option("--hours", type=FiniteRange(min=0, min_open=True), default=50.0, show_default=True)
 @click.option("--prices", default="2026", show_default=True, help="Price book: a year that comes along, or a file.")
 @click.option(
     "--bill",
@@ -90,7 +91,7 @@ def cost(ctx: click.Context, /, prices: str, arch: Any, bill: Path | None, as_js
         _show_bill(found, bill, book.title, as_json)
         return
     pool, load = _pool(options), _load(options)
-    _refuse_what_does_not_fit(pool, load)
+    _refuse_what_does_not_fit(pool, load, options["stored"])
     comparison = compare(
         book,
         pool,
@@ -149,7 +150,7 @@ def _behaviour(options: dict[str, Any], pool: Pool, load: Load) -> Any:
     )
 
 
-def _refuse_what_does_not_fit(pool: Pool, load: Load) -> None:
+def _refuse_what_does_not_fit(pool: Pool, load: Load, held_bytes: int | None) -> None:
     from infiniray.units import format_bytes
 
     if pool.n_nodes < pool.n_chunks:
@@ -159,6 +160,10 @@ def _refuse_what_does_not_fit(pool: Pool, load: Load) -> None:
         raise click.UsageError(
             f"objects of {format_bytes(load.object_bytes)} do not fit: {pool.data_chunks} chunks of at most "
             f"{pool.memory_mb} MB hold {format_bytes(limit_bytes)}"
+        )
+    if held_bytes is not None and held_bytes > pool.object_bytes:
+        raise click.UsageError(
+            f"{format_bytes(held_bytes)} of objects do not fit: the pool holds {format_bytes(pool.object_bytes)}"
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from infiniray.cli.numbers import FiniteRange
 from infiniray.cli.output import json_option, print_json, reports_errors, results, says
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class _Provider:
 @click.option("--nodes", type=click.IntRange(min=1), help="Functions in the pool.")
 @click.option("--shards", type=click.IntRange(min=1), help="Proxy shards.")
 @click.option("--scheme", help="One redundancy scheme for all objects, like rs:4+2.")
-@click.option("--max-seconds", type=click.FloatRange(min=0.1), default=30.0, show_default=True, help="Of replay.")
+@click.option("--max-seconds", type=FiniteRange(min=0.1), default=30.0, show_default=True, help="Of replay.")
 @click.option("--strict", is_flag=True, help="Stop at a malformed line of the trace.")
 @json_option
 @reports_errors

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infiniray.cli.extras import need_extra
+from infiniray.cli.numbers import FiniteRange
 from infiniray.cli.output import json_option, print_json, reports_errors, results, says
+from infiniray.cli.problems import tell_problems
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,8 +74,8 @@ def _chosen(_ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]
 
 @click.command()
 @click.argument("trace", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--hit-ratio", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="The least.")
-@click.option("--availability", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="The least.")
+@click.option("--hit-ratio", type=FiniteRange(0, 1), default=0.0, show_default=True, help="The least.")
+@click.option("--availability", type=FiniteRange(0, 1), default=0.0, show_default=True, help="The least.")
 @click.option(
     "--config",
     "file",
@@ -172,8 +174,7 @@ def _search(
     config = Config.load(file)
     problems = TraceProblems(strict=strict)
     requests = list(_read(path, problems))
-    if problems.n_malformed or problems.n_out_of_order:
-        says().print(f"{path}: {problems.n_malformed} malformed lines, {problems.n_out_of_order} out of order")
+    tell_problems(problems)
     asked, lost = asked_of(requests), [] if reclaims is None else list(read_reclaims(reclaims))
     largest_bytes = _largest_bytes(config)
 
@@ -260,12 +261,13 @@ def _every(seconds: float) -> str:
 def _drawn(found: Plan, hours: float, folder: Path) -> list[str]:
     from workloads.planner.report import plan_figure
     from workloads.report.style import styled
+    from workloads.whole_file import whole_file
 
     made = plan_figure(found, hours)
     if made is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "plan.png"
-    with styled():
-        made.savefig(file)
+    with styled(), whole_file(file) as partial:
+        made.savefig(partial)
     return [str(file)]

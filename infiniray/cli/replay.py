@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infiniray.cli.extras import need_extra
+from infiniray.cli.numbers import FiniteRange
 from infiniray.cli.output import json_option, name_option, print_json, reports_errors, results, says
+from infiniray.cli.problems import tell_problems
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,7 +53,7 @@ def _duration(_ctx: click.Context, _param: click.Parameter, text: str | None) ->
 @click.option("--system", type=click.Choice(_SYSTEMS), default="infiniray", show_default=True, help="What is measured.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: results/SYSTEM]")
 @click.option("--overwrite", is_flag=True, help="Replace the results that are there.")
-@click.option("--speed-up", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
+@click.option("--speed-up", type=FiniteRange(min=0, min_open=True), default=1.0, show_default=True)
 @click.option("--workers", type=click.IntRange(1, 1000), default=1, show_default=True, help="Spread over the cluster.")
 @click.option("--outstanding", type=click.IntRange(1, 1000), default=32, show_default=True, help="In each, at once.")
 @click.option("--max-requests", type=click.IntRange(min=1), help="Only so many.")
@@ -129,11 +131,12 @@ def replay(
         with ReplayProgress(says(), display) as progress:
             requests = open_trace(trace, problems=problems)
             summary = replay_trace(requests, plan, folder, progress=progress, problems=problems)
+    tell_problems(problems)
     if as_json:
         print_json(summary.to_json_dict() | {"folder": str(folder)})
     else:
         results().print(_table(summary))
-        says().print(f"results are in {folder}; `infiniray report {folder}` makes a page of them")
+        says().print(f"results are in {folder}; `infiniray report {folder}` makes a page of them", soft_wrap=True)
     sys.exit(1 if summary.wrong_reads else 0)
 
 
@@ -248,7 +251,7 @@ def _table(summary: ReplaySummary) -> Table:
         table.add_row(f"latency p50, p90, p99, {title}", f"{shown} ms")
     table.add_row("waiting for their turn, p99", f"{1e3 * (summary.late_p99_s or 0):,.1f} ms")
     for name, n in summary.faults.items():
-        table.add_row(f"errors: {name}", f"{n:,}")
+        table.add_row(f"failed calls, inserts too: {name}", f"{n:,}")
     for purpose, usd in summary.cost_usd.items():
         table.add_row(f"cost: {purpose}", f"${usd:.6f}")
     for title, n in (("too large, skipped", summary.skipped_large), ("malformed lines", summary.malformed_lines)):

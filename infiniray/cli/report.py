@@ -24,19 +24,26 @@ __all__ = ["report"]
 @json_option
 @reports_errors
 def report(runs: tuple[Path, ...], costs: Path | None, out: Path, title: str, as_json: bool) -> None:
-    """Make one page, that needs no other file, of each RUN: a folder that `infiniray replay` has written.
+    """Make one page, that needs no other file, of each RUN: a folder that `infiniray replay` or `infiniray simulate
+    --report` has written.
 
-    The plots are beside it as PNG too.
+    The plots are beside it as PNG too. Runs of the same system are told apart by their folders' names.
     """
     if not runs and costs is None:
         raise click.UsageError("name a run, or --costs")
     need_extra("workloads")
-    from workloads.replay.results import read_run
+    from workloads.replay.results import read_run, renamed
     from workloads.report.build import build_report, write_report
     from workloads.report.rates import read_lines
 
     lines = None if costs is None else read_lines(costs)
-    files = write_report(build_report([read_run(run) for run in runs], lines=lines, title=title), out)
+    read = [read_run(run) for run in runs]
+    names = [run.info.system for run in read]
+    shown = [
+        renamed(run, f"{name}, {folder.resolve().name}") if names.count(name) > 1 else run
+        for run, name, folder in zip(read, names, runs, strict=True)
+    ]
+    files = write_report(build_report(shown, lines=lines, title=title), out)
     if as_json:
         print_json({"page": str(files[0]), "pictures": [str(file) for file in files[1:]]})
     else:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infiniray.cli.extras import need_extra
+from infiniray.cli.numbers import FiniteRange
 from infiniray.cli.output import json_option, print_json, reports_errors, results, says
+from infiniray.cli.problems import tell_problems
 from infiniray.cli.running import configuration
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--config", type=_FILE, help="What runs, and (section simulation) on what.  [default: the defaults]")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.NAME=VALUE", help="Any setting; may be repeated.")
 @click.option("--reclaims", type=_FILE, help="CSV of (hour or minute, instances reclaimed).  [default: none]")
-@click.option("--reclaims-scale", type=click.FloatRange(min=0.0), default=1.0, show_default=True, help="Times as many.")
+@click.option("--reclaims-scale", type=FiniteRange(min=0.0), default=1.0, show_default=True, help="Times as many.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option("--hourly", is_flag=True, help="What every hour added, too.")
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Write tables and a page there.")
@@ -79,10 +81,10 @@ def simulate(
             run.note(result)
     if report is not None:
         _write_page(report)
-    if problems.n_malformed:
-        says().print(f"{problems.n_malformed:,} malformed lines were left out, the first: {problems.first[0]}")
+    tell_problems(problems)
     if as_json:
-        print_json({**result.to_json_dict(with_hours=hourly), "malformed_lines": problems.n_malformed})
+        counts = {"malformed_lines": problems.n_malformed, "out_of_order_lines": problems.n_out_of_order}
+        print_json({**result.to_json_dict(with_hours=hourly), **counts})
         return
     results().print(_table(result, title=f"{trace.name}, simulated"))
     if hourly:

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING
 import click
 
 from infiniray.cli.extras import need_extra
-from infiniray.cli.output import json_option, print_json, reports_errors, results, says
+from infiniray.cli.numbers import FiniteRange
+from infiniray.cli.output import json_option, print_json, reports_errors, results
+from infiniray.cli.paths import OutFile
+from infiniray.cli.problems import tell_problems
 
 if TYPE_CHECKING:
-    from workloads.trace import Request, TraceProblems
+    from workloads.trace import Request
 
 __all__ = ["trace"]
 
 _IN = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUT = click.Path(dir_okay=False, path_type=Path)
+_OUT = OutFile()
 _strict_option = click.option(
     "--strict", is_flag=True, help="Stop at the first malformed line, or at one out of order."
 )
@@ -55,11 +58,14 @@ def describe(file: Path, plot: Path | None, strict: bool, as_json: bool) -> None
         from workloads.describe.drawing import draw
 
         draw(description, plot, title=file.name)
-    _tell(problems)
+    tell_problems(problems)
     if as_json:
-        print_json({"format": shape.value, **description.to_json_dict(), "problems": problems.to_json_dict()})
+        begins = None if problems.begins is None else problems.begins.isoformat()
+        figures = {"format": shape.value, "begins": begins, **description.to_json_dict()}
+        print_json({**figures, "problems": problems.to_json_dict()})
     else:
-        results().print(description_table(description, title=f"{file.name}: {shape.value}"))
+        title = f"{file.name}: {shape.value}"
+        results().print(description_table(description, title=title, begins=problems.begins))
 
 
 @trace.command()
@@ -77,23 +83,11 @@ def convert(file: Path, out: Path, strict: bool, as_json: bool) -> None:
 
     problems = TraceProblems(strict=strict)
     n_requests = write_parquet(open_trace(file, problems=problems), out)
-    _tell(problems)
+    tell_problems(problems)
     if as_json:
         print_json({"requests": n_requests, "bytes": out.stat().st_size, "problems": problems.to_json_dict()})
     else:
         results().print(f"{n_requests:,} requests in {out}, {out.stat().st_size / n_requests:.1f} bytes each")
-
-
-def _tell(problems: TraceProblems) -> None:
-    if problems.n_malformed or problems.n_out_of_order:
-        first = problems.first[0]
-        says().print(
-            f"{problems.n_malformed:,} malformed lines were left out, {problems.n_out_of_order:,} went back in time; "
-            f"the first, line {first.line}: {first.detail}"
-        )
-    if problems.skipped:
-        most = ", ".join(f"{reason}: {count:,}" for reason, count in problems.skipped.most_common(5))
-        says().print(f"{problems.skipped.total():,} lines are no use to a cache and were skipped ({most})")
 
 
 _seed_option = click.option(
@@ -113,7 +107,7 @@ def generate() -> None:
 @generate.command()
 @click.argument("out", type=_OUT)
 @click.option("--datacenter", default="dal", show_default=True, help="dal, lon, fra, syd, stg, prs or dev.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
+@click.option("--hours", type=FiniteRange(min=0, min_open=True), default=24.0, show_default=True)
 @_seed_option
 @json_option
 @reports_errors
@@ -136,10 +130,8 @@ def registry(out: Path, datacenter: str, hours: float, seed: int, as_json: bool)
 @click.option("--requests", type=click.IntRange(min=1), default=10_000, show_default=True)
 @click.option("--objects", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option("--size", default="10MB", show_default=True, help="Of every object.")
-@click.option("--theta", type=click.FloatRange(min=0, max=10), default=0.99, show_default=True, help="Zipf's exponent.")
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="Requests/s."
-)
+@click.option("--theta", type=FiniteRange(min=0, max=10), default=0.99, show_default=True, help="Zipf's exponent.")
+@click.option("--rate", type=FiniteRange(min=0, min_open=True), default=10.0, show_default=True, help="Requests/s.")
 @click.option("--preload", is_flag=True, help="First PUT every object.")
 @_seed_option
 @json_option
@@ -175,8 +167,8 @@ def ycsb(
 
 @generate.command()
 @click.argument("out", type=_OUT)
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Requests/s.")
+@click.option("--hours", type=FiniteRange(min=0, min_open=True), default=1.0, show_default=True)
+@click.option("--rate", type=FiniteRange(min=0, min_open=True), default=1.0, show_default=True, help="Requests/s.")
 @click.option("--every", default=600.0, show_default=True, help="Seconds from the end of a burst to the next one's.")
 @click.option("--lasting", default=30.0, show_default=True, help="Seconds that a burst lasts.")
 @click.option("--factor", default=20.0, show_default=True, help="Rate in a burst, relative to --rate.")

@@ -17,7 +17,16 @@ from workloads.describe.histogram import LogHistogram
 from workloads.describe.objects import LARGE_BYTES, ObjectSample
 from workloads.trace import Method, Request
 
-__all__ = ["CAPACITIES_BYTES", "MAX_OBJECTS", "QUANTILES", "REUSE_S", "TOPS", "TraceDescription", "describe"]
+__all__ = [
+    "CAPACITIES_BYTES",
+    "LIMITS_BYTES",
+    "MAX_OBJECTS",
+    "QUANTILES",
+    "REUSE_S",
+    "TOPS",
+    "TraceDescription",
+    "describe",
+]
 
 #: objects that are followed one by one; some 100 MB of memory
 MAX_OBJECTS = 200_000
@@ -25,6 +34,12 @@ QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90, 0.99)
 TOPS = (0.01, 0.02, 0.05, 0.10, 0.20, 0.50)
 REUSE_S = (60.0, 600.0, 3600.0, 6 * 3600.0, 24 * 3600.0)
 CAPACITIES_BYTES = (1e9, 10e9, 50e9, 100e9, 400e9, 635.61e9, 1e12)
+#: sizes at which the published distributions are told
+LIMITS_BYTES = (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9)
+#: objects above it are skipped by some caches, the paper's among them
+HUGE_BYTES = 2 << 30
+#: the most popular objects, by which Zipf's exponent is told: those behind have a handful of requests each
+_ZIPF_RANKS = 1000
 _HOUR_S = 3600.0
 
 
@@ -49,6 +64,7 @@ class TraceDescription:
     followed_share: float
     n_objects: int
     n_large_objects: int
+    n_huge_objects: int  #: above ``HUGE_BYTES``
     unique_bytes: int
     large_unique_bytes: int
     seen_once_share: float  #: of objects with a GET
@@ -56,6 +72,7 @@ class TraceDescription:
     infinite_hit_ratio: float
     popularity: dict[float, float]  #: {share of objects, the most popular first: their share of the GETs}
     popularity_curve: list[tuple[float, float]]
+    zipf_exponent: float | None  #: slope of log(GETs) over log(rank), the first 1,000; None of fewer than 10 objects
     get_sizes: LogHistogram
     object_sizes: LogHistogram
     object_bytes: LogHistogram  #: object sizes, each weighing its bytes
@@ -97,6 +114,9 @@ class TraceDescription:
             "followed_share": self.followed_share,
             "get_size_bytes": {**_quantiles(self.get_sizes), "max": self.largest_bytes},
             "object_size_bytes": _quantiles(self.object_sizes),
+            "objects_at_most": _at_most(self.object_sizes),
+            "bytes_in_objects_at_most": _at_most(self.object_bytes),
+            "objects_above_2_gib": self.n_huge_objects,
             "large": {
                 "above_bytes": LARGE_BYTES,
                 "object_share": self.large_object_share,
@@ -107,6 +127,7 @@ class TraceDescription:
             },
             "seen_once_share": self.seen_once_share,
             "popularity": {f"{top:g}": share for top, share in self.popularity.items()},
+            "zipf_exponent": self.zipf_exponent,
             "infinite_hit_ratio": self.infinite_hit_ratio,
             "reuse_within": _within(self.reuse_s),
             "lru_hit_ratio": {f"{capacity:.0f}": self.lru_hit_ratio(capacity) for capacity in CAPACITIES_BYTES},
@@ -172,6 +193,7 @@ def _description(counts: _Counts, sample: ObjectSample) -> TraceDescription:
         followed_share=sample.share,
         n_objects=round(len(followed) / sample.share),
         n_large_objects=round(int(is_large.sum()) / sample.share),
+        n_huge_objects=round(int((sizes > HUGE_BYTES).sum()) / sample.share),
         unique_bytes=round(sum(known.size_bytes for known in followed) / sample.share),
         large_unique_bytes=round(sum(k.size_bytes for k in followed if k.size_bytes > LARGE_BYTES) / sample.share),
         seen_once_share=_mean(n_gets[n_gets > 0] == 1),
@@ -179,6 +201,7 @@ def _description(counts: _Counts, sample: ObjectSample) -> TraceDescription:
         infinite_hit_ratio=sample.reuse_s.total / sample.n_gets if sample.n_gets else 0.0,
         popularity={top: _share_of_top(n_gets, top) for top in TOPS},
         popularity_curve=curve,
+        zipf_exponent=_zipf_exponent(n_gets),
         get_sizes=counts.sizes,
         object_sizes=object_sizes,
         object_bytes=object_bytes,
@@ -204,12 +227,25 @@ def _popularity(n_gets: npt.NDArray[np.int64], n_points: int = 400) -> list[tupl
     return [(float(rank / len(ranked)), float(shares[rank - 1])) for rank in ranks]
 
 
+def _zipf_exponent(n_gets: npt.NDArray[np.int64]) -> float | None:
+    """By least squares over the logarithms of rank and GETs."""
+    ranked = np.sort(n_gets[n_gets > 0])[::-1][:_ZIPF_RANKS]
+    if len(ranked) < 10:
+        return None
+    slope, _ = np.polyfit(np.log(np.arange(1, len(ranked) + 1)), np.log(ranked), 1)
+    return -float(slope)
+
+
 def _mean(values: Any) -> float:
     return float(np.mean(values)) if len(values) else 0.0
 
 
 def _quantiles(sizes: LogHistogram) -> dict[str, float]:
     return {f"p{share * 100:.0f}": round(sizes.quantile(share)) for share in QUANTILES}
+
+
+def _at_most(sizes: LogHistogram) -> dict[str, float]:
+    return {f"{limit:.0f}": sizes.share_at_most(limit) for limit in LIMITS_BYTES}
 
 
 def _within(gaps_s: LogHistogram) -> dict[str, float]:

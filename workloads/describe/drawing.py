@@ -10,13 +10,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from workloads.describe.description import TraceDescription
 from workloads.describe.histogram import LogHistogram
+from workloads.describe.objects import LARGE_BYTES
 from workloads.report.style import BYTES_TICKS, INKS, TIME_TICKS, cumulative, figure, log_ticks, percent_axis, styled
+from workloads.whole_file import whole_file
 
 __all__ = ["draw"]
 
 _CAPACITY_TICKS = {1e6: "1 MB", 1e7: "10 MB", 1e8: "100 MB", 1e9: "1 GB", 1e10: "10 GB", 1e11: "100 GB", 1e12: "1 TB",
                    1e13: "10 TB", 1e14: "100 TB"}  # fmt: skip
-_LARGE_BYTES = 1e7
 
 
 def draw(description: TraceDescription, path: str | Path, *, title: str) -> None:
@@ -31,7 +32,8 @@ def draw(description: TraceDescription, path: str | Path, *, title: str) -> None
         made.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
         for panel, draw_one in zip(panels, (_sizes, _popularity, _reuse, _hours, _bytes, _lru), strict=True):
             draw_one(panel, description)
-        made.savefig(path)
+        with whole_file(path) as partial:
+            made.savefig(partial)
 
 
 def _sizes(axes: Axes, trace: TraceDescription) -> None:
@@ -43,8 +45,10 @@ def _sizes(axes: Axes, trace: TraceDescription) -> None:
     )
     for number, (label, histogram, dashes) in enumerate(curves):
         _curve(axes, histogram, label, number, dashes, least=1.0)
-    log_ticks(axes, BYTES_TICKS, max(1.0, trace.object_sizes.quantile(0.001)), max(trace.largest_bytes, 10), 6)
-    axes.axvline(_LARGE_BYTES, color="#999999", linewidth=1, linestyle=":")
+    log_ticks(axes, BYTES_TICKS, max(1.0, trace.object_sizes.quantile(0.001) / 2), max(trace.largest_bytes * 2, 10), 6)
+    least, most = axes.get_xlim()
+    if least < LARGE_BYTES < most:
+        axes.axvline(LARGE_BYTES, color="#777777", linewidth=1, linestyle=":", label="10 MB: above it, large")
     axes.set_xlabel("size of the object")
     percent_axis(axes, "share that is at most as large")
     axes.legend(loc="upper left")

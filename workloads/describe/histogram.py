@@ -17,6 +17,7 @@ class LogHistogram:
     def __init__(self) -> None:
         self._bins: defaultdict[int, float] = defaultdict(float)
         self._zeros = 0.0
+        self.smallest = math.inf  #: above zero
         self.largest = 0.0
         self.total = 0.0
 
@@ -26,6 +27,7 @@ class LogHistogram:
             self._zeros += weight
             return
         self._bins[math.floor(math.log2(value) * _BINS_PER_OCTAVE)] += weight
+        self.smallest = min(self.smallest, value)
         self.largest = max(self.largest, value)
 
     def scale(self, factor: float) -> None:
@@ -36,10 +38,11 @@ class LogHistogram:
             self._bins[number] *= factor
 
     def steps(self) -> list[tuple[float, float]]:
-        """``(value, weight)`` of the bins in use, values rising; a bin's value is its geometric middle."""
+        """``(value, weight)`` of the bins in use, values rising; a bin's value is its geometric middle, and none lies
+        outside of what was counted."""
         zeros = [(0.0, self._zeros)] if self._zeros else []
         return zeros + [
-            (min(2 ** ((number + 0.5) / _BINS_PER_OCTAVE), self.largest), self._bins[number])
+            (min(max(_middle(number), self.smallest), self.largest), self._bins[number])
             for number in sorted(self._bins)
         ]
 

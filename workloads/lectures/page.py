@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from workloads.report.style import styled
+from workloads.whole_file import whole_file
 
 __all__ = ["Page", "PageTable", "save_figures"]
 
@@ -36,7 +37,7 @@ class Page:
 
 
 def save_figures(page: Page, folder: Path) -> list[Path]:
-    """Each figure as ``NAME-FIGURE.png`` in ``folder``, which is made if need be.
+    """Each figure as ``FIGURE.png`` in ``folder``, which is made if need be.
 
     Raises:
         OSError: it cannot be written.
@@ -45,6 +46,7 @@ def save_figures(page: Page, folder: Path) -> list[Path]:
     files = []
     with styled():
         for name, made in page.figures.items():
-            files.append(folder / f"{page.name}-{name}.png")
-            made.savefig(files[-1])
+            files.append(folder / f"{name}.png")
+            with whole_file(files[-1]) as partial:
+                made.savefig(partial)
     return files

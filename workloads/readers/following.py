@@ -38,7 +38,7 @@ def follow(
             found.skipped[str(reason)] += 1
             continue
         if start_us is None:
-            start_us = row.at_us
+            start_us = found.first_us = row.at_us
         at_us = row.at_us - start_us
         if at_us < last_us:
             found.out_of_order(str(path), number, (last_us - at_us) / 1e6)

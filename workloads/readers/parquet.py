@@ -6,7 +6,6 @@ Columns: ``timestamp_us`` (int64, from the first request), ``key`` (string), ``s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from workloads.errors import TraceError
 from workloads.readers.fields import Malformed, Row, key_of, method_of, size_of
 from workloads.readers.following import follow
 from workloads.trace import Request, TraceProblems
+from workloads.whole_file import whole_file
 
 __all__ = ["PARQUET_MAGIC", "read_parquet", "write_parquet"]
 
@@ -80,22 +80,19 @@ def write_parquet(requests: Iterable[Request], path: str | Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     schema = pa.schema(
         [("timestamp_us", pa.int64()), ("key", pa.string()), ("size_bytes", pa.int64()), ("method", pa.string())]
     )
     n = 0
-    try:
-        with partial.open("wb") as raw, pq.ParquetWriter(raw, schema, compression="zstd", **_ENCODINGS) as writer:
-            coming = iter(requests)
-            while group := list(islice(coming, _ROWS_PER_GROUP)):
-                writer.write_table(pa.table(_columns(group), schema=schema))
-                n += len(group)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with (
+        whole_file(path) as partial,
+        partial.open("wb") as raw,
+        pq.ParquetWriter(raw, schema, compression="zstd", **_ENCODINGS) as writer,
+    ):
+        coming = iter(requests)
+        while group := list(islice(coming, _ROWS_PER_GROUP)):
+            writer.write_table(pa.table(_columns(group), schema=schema))
+            n += len(group)
     return n
 
 

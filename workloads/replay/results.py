@@ -10,7 +10,7 @@ import contextlib
 import enum
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workloads.errors import ResultsError
+from workloads.whole_file import whole_file
 
 __all__ = [
     "COSTS",
@@ -32,6 +33,7 @@ __all__ = [
     "TableWriter",
     "read_run",
     "read_table",
+    "renamed",
     "table_of",
 ]
 
@@ -234,6 +236,8 @@ class RunWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        if kind is not None:
+            self.note({"broke off": f"{kind.__name__}: what came after is not in these figures"})
 
     def note(self, notes: Mapping[str, str]) -> None:
         """Adds to the run's notes."""
@@ -241,7 +245,8 @@ class RunWriter:
 
     def _write_info(self, more: Mapping[str, str]) -> None:
         self._info.notes.update(more)
-        (self.folder / _INFO).write_text(json.dumps(asdict(self._info), indent=1) + "\n")
+        with whole_file(self.folder / _INFO) as partial:
+            partial.write_text(json.dumps(asdict(self._info), indent=1) + "\n")
 
 
 def read_run(folder: Path) -> Run:
@@ -258,6 +263,21 @@ def read_run(folder: Path) -> Run:
         if (folder / file).exists():
             tables[name] = read_table(folder / file, schema)
     return Run(info=_read_info(folder / _INFO), requests=read_table(folder / _REQUESTS, REQUESTS), **tables)
+
+
+def renamed(run: Run, system: str) -> Run:
+    """The same run under another name, so that it can stand beside one of the same system."""
+
+    def with_name(table: pa.Table) -> pa.Table:
+        at = table.schema.get_field_index("system")
+        return table.set_column(at, table.schema.field(at), pa.array([system] * table.num_rows, pa.string()))
+
+    return Run(
+        info=replace(run.info, system=system),
+        requests=with_name(run.requests),
+        costs=with_name(run.costs),
+        events=with_name(run.events),
+    )
 
 
 def _read_info(path: Path) -> RunInfo:

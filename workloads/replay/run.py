@@ -91,7 +91,7 @@ def _replay(
     interrupted = False
 
     def trace_s() -> float:
-        return elapsed_trace_s(began_s, plan.workers.speed_up, cut.span_s)
+        return elapsed_trace_s(began_s, plan.workers.speed_up)
 
     with _sampling(plan, writer, trace_s):
         results = fleet.replay(cut.parts)

@@ -112,6 +112,7 @@ def _spent_usd(stats: Mapping[str, Any]) -> dict[str, float]:
     return {purpose: float(line["usd"]) for purpose, line in (_at(stats, _BILL) or {}).items()}
 
 
-def elapsed_trace_s(began_s: float, speed_up: float, span_s: float) -> float:
-    """The time of the trace that a replay has come to which began at ``began_s`` of the monotonic clock."""
-    return min(max(0.0, time.monotonic() - began_s) * speed_up, span_s)
+def elapsed_trace_s(began_s: float, speed_up: float) -> float:
+    """The time of the trace that a replay has come to which began at ``began_s`` of the monotonic clock. Beyond the
+    trace's end where it is late, so that what is spent then is not taken for its last minute."""
+    return max(0.0, time.monotonic() - began_s) * speed_up

@@ -20,6 +20,7 @@ from workloads.report.latency import LatencyRow, latency_figure, latency_rows
 from workloads.report.page import Picture, Section, TextTable, page_html
 from workloads.report.rates import rates_figure
 from workloads.report.style import readable_number, styled
+from workloads.whole_file import whole_file
 
 __all__ = ["Report", "build_report", "write_report"]
 
@@ -56,11 +57,13 @@ def build_report(runs: Sequence[Run], *, lines: pa.Table | None = None, title: s
 def write_report(report: Report, path: Path) -> list[Path]:
     """Write the page to ``path`` and its pictures beside it; the page does not need them. Returns all files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report.html, encoding="utf-8")
     files = [path]
     for picture in report.pictures:
         files.append(path.with_name(f"{path.stem}-{picture.name}.png"))
-        files[-1].write_bytes(picture.png)
+        with whole_file(files[-1]) as partial:
+            partial.write_bytes(picture.png)
+    with whole_file(path) as partial:
+        partial.write_text(report.html, encoding="utf-8")
     return files
 
 
@@ -68,7 +71,10 @@ def write_report(report: Report, path: Path) -> list[Path]:
 
 
 def _overview(runs: Sequence[Run]) -> Section:
-    headings = ("system", "GETs", "hits", "misses", "resets", "errors", "read (GB)", "cost (USD)")
+    headings = (
+        *("system", "GETs", "hits", "misses", "resets", "errors", "failed inserts"),
+        *("read (GB)", "waiting, p99 (ms)", "cost (USD)"),
+    )
     rows = []
     for run in runs:
         outcomes = {row["values"]: row["counts"] for row in pc.value_counts(run.requests["outcome"]).to_pylist()}
@@ -78,16 +84,38 @@ def _overview(runs: Sequence[Run]) -> Section:
         counts = [f"{outcomes.get(name, 0):,}" for name in ("miss", "reset", "error")]
         read_gb = f"{(pc.sum(run.requests['size_bytes']).as_py() or 0) / 1e9:,.2f}"
         usd = readable_number(pc.sum(run.costs["usd"]).as_py()) if run.costs.num_rows else "not metered"
-        rows.append((run.info.system, f"{n_gets:,}", hits, *counts, read_gb, usd))
-    about = [TextTable(headings=(), rows=_about(run), is_text=True) for run in runs]
-    text = "A reset is a GET for an object that was stored and is lost; an error one that the system failed to answer."
-    return Section(title="What came of it", text=text, tables=(TextTable(headings=headings, rows=rows), *about))
+        counts.append(f"{_n_failed_inserts(run.requests):,}")
+        rows.append((run.info.system, f"{n_gets:,}", hits, *counts, read_gb, _ms(_waiting_p99_s(run.requests)), usd))
+    text = (
+        "A reset is a GET for an object that was stored and is lost; an error one that the system failed to answer; a "
+        "failed insert leaves a miss what it was, and the next GET of the object will miss too. Waiting is for one's "
+        "turn, while as many requests as are allowed at once are under way: where it is long, the system did not keep "
+        "up with the trace, and latencies say by how much."
+    )
+    return Section(title="What came of it", text=text, tables=(TextTable(headings=headings, rows=rows), _about(runs)))
 
 
-def _about(run: Run) -> list[tuple[str, str]]:
-    info = run.info
-    speed = f"{info.kind}, {info.speed_up:,.10g} times as fast as the trace" if info.speed_up != 1 else info.kind
-    return [(info.system, speed), ("trace", info.trace), *info.notes.items()]
+def _n_failed_inserts(requests: pa.Table) -> int:
+    has_failed = pc.and_(pc.is_valid(requests["error"]), pc.is_in(requests["outcome"], pa.array(["miss", "reset"])))
+    return pc.sum(has_failed).as_py() or 0
+
+
+def _waiting_p99_s(requests: pa.Table) -> float:
+    waited_s = pc.max_element_wise(pc.subtract(requests["latency_s"], requests["service_s"]), 0.0)
+    found = pc.quantile(waited_s, 0.99)[0].as_py() if requests.num_rows else None
+    return found or 0.0
+
+
+def _about(runs: Sequence[Run]) -> TextTable:
+    """What was run and how: a column for each run, a row for each thing that is said of any of them."""
+    said = []
+    for run in runs:
+        info = run.info
+        faster = f", {info.speed_up:,.10g} times as fast as the trace" if info.speed_up != 1 else ""
+        said.append({"run": info.kind + faster, "trace": info.trace, **info.notes})
+    names = dict.fromkeys(name for notes in said for name in notes)
+    rows = [(name, *(notes.get(name, "") for notes in said)) for name in names]
+    return TextTable(headings=("", *(run.info.system for run in runs)), rows=rows, is_text=True)
 
 
 def _workload(runs: Sequence[Run]) -> list[Section]:

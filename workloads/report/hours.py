@@ -49,7 +49,8 @@ def outcomes_figure(requests: pa.Table, events: pa.Table, span_s: float) -> Figu
     if table.num_rows == 0:
         return None
     at_s, outcomes = floats(table, "request_s"), texts(table, "outcome")
-    bins = bins_of(max(span_s, float(at_s.max())))
+    event_s = floats(events, "request_s")
+    bins = bins_of(max(span_s, float(at_s.max()), float(event_s.max(initial=0.0))))
     kinds = _known(set(texts(events, "kind")), _EVENT_INKS)
     made, panels = figure(1, 3 if kinds else 2, height=7.2 if kinds else 5.4)
     hits_share = np.count_nonzero(outcomes == "hit") / len(outcomes)
@@ -58,7 +59,7 @@ def outcomes_figure(requests: pa.Table, events: pa.Table, span_s: float) -> Figu
     _counts(panels[1], bins, [(name, at_s[outcomes == name]) for name in ("reset", "error")])
     panels[1].set_title("GETs that should have been hits: resets (object lost) and errors")
     if kinds:
-        event_s, n, names = floats(events, "request_s"), floats(events, "n"), texts(events, "kind")
+        n, names = floats(events, "n"), texts(events, "kind")
         for number, kind in enumerate(kinds):
             mine = names == kind
             sums = bins.sums(event_s[mine], n[mine])

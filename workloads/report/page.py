@@ -14,9 +14,10 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 1080px; 
 h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { font-size: 1.25rem; margin-top: 2.4rem }
 p, figcaption { max-width: 46rem } figcaption { color: #555; font-size: .92rem }
 figure { margin: 1rem 0 } img { max-width: 100%; height: auto }
+table.text td { max-width: 22rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
-th:first-child, td:first-child, table.text td { text-align: left } th { border-bottom: 2px solid #999 }
+th:first-child, td:first-child, table.text td, table.text th { text-align: left } th { border-bottom: 2px solid #999 }
 """
 
 

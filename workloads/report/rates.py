@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from infiniray.cost.model import LinearCost, crossover
+from infiniray.units import format_bytes
 from workloads.errors import ResultsError
 from workloads.report.columns import Floats
 from workloads.report.style import INKS, figure, readable_number
@@ -31,6 +32,8 @@ LINES = pa.schema(
     ]
 )
 
+#: what the lines are about, in the table's metadata
+_ABOUT = b"about"
 _FROM, _TO = 1e2, 1e7  #: requests per hour, unless a crossover lies beyond
 
 
@@ -52,7 +55,15 @@ def lines_of(comparison: Mapping[str, Any]) -> pa.Table:
         _row(other["name"], other["fixed_usd_per_hour"], other["usd_per_request"], False)
         for other in comparison["alternatives"]
     ]
-    return pa.Table.from_pylist(rows, LINES)
+    return pa.Table.from_pylist(rows, LINES).replace_schema_metadata({_ABOUT: _about(comparison)})
+
+
+def _about(comparison: Mapping[str, Any]) -> str:
+    """For which objects and which pool the lines hold: without it, nobody can use the plot."""
+    pool, load = comparison["pool"], comparison["load"]
+    held = f"{format_bytes(load['object_bytes'])} an object, {format_bytes(load['held_bytes'])} held"
+    functions = f"{pool['n_nodes']} functions of {pool['memory_mb']} MB, {pool['data_chunks']}+{pool['parity_chunks']}"
+    return f"{held}, {load['put_share']:.0%} PUTs; {functions}; prices as of {comparison['prices']['as_of']}"
 
 
 def _row(name: str, fixed_usd_per_hour: float, usd_per_request: float, is_ours: bool) -> dict[str, Any]:
@@ -96,16 +107,16 @@ def rates_figure(lines: pa.Table) -> Figure | None:
         axes.plot(rates, _usd(line, rates), label=label, color=ink, linewidth=1.6)
         if rate := crossover(first, _cost(line)).requests_per_hour:
             axes.plot([rate], [_cost(line).usd_per_hour(rate)], "o", color=ink, mec="white", ms=9, zorder=5)
-    _axes_of_rates(axes, lowest, highest)
+    _axes_of_rates(axes, lowest, highest, ((lines.schema.metadata or {}).get(_ABOUT) or b"").decode())
     made.legend(loc="outside right upper", fontsize=9.5)
     return made
 
 
-def _axes_of_rates(axes: Axes, lowest: float, highest: float) -> None:
+def _axes_of_rates(axes: Axes, lowest: float, highest: float, about: str) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(lowest, highest)
-    axes.set_xlabel("GET requests per hour")
+    axes.set_xlabel("requests per hour" + (f"\n{about}" if about else ""))
     axes.set_ylabel("USD per hour")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e6:g} M" if x >= 1e6 else f"{x:,.10g}"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))

@@ -15,7 +15,7 @@ from workloads.describe.distances import StackDistances
 from workloads.describe.histogram import LogHistogram
 from workloads.describe.objects import ObjectSample
 from workloads.readers import open_trace
-from workloads.trace import Method, Request
+from workloads.trace import Method, Request, TraceProblems
 
 TRACES = Path(__file__).resolve().parents[4] / "shared" / "traces"
 LARGE_TRACE = TRACES / "dal09_10mb_50h.csv.gz"
@@ -123,6 +123,30 @@ def test_few_objects_are_followed_of_many_and_estimate_the_rest() -> None:
     assert estimated.lru_hit_ratio(50e9) == pytest.approx(exact.lru_hit_ratio(50e9), abs=0.03)
 
 
+def test_zipfs_exponent_is_that_of_the_law_it_was_made_by() -> None:
+    times_asked = [round(2000 * rank**-0.8) for rank in range(1, 101)]
+    trace = [
+        Request(timestamp_s=0, key=str(rank), size_bytes=1) for rank, n in enumerate(times_asked) for _ in range(n)
+    ]
+    assert describe(trace).zipf_exponent == pytest.approx(0.8, abs=0.01)
+    assert describe(trace[:2000]).zipf_exponent is None  # of one object
+
+
+def test_sizes_are_told_at_round_limits_by_objects_and_by_bytes() -> None:
+    sizes = [50, 100, 101, 5_000_000, 3 << 30]
+    found = describe([Request(timestamp_s=i, key=str(i), size_bytes=size) for i, size in enumerate(sizes)])
+    figures = found.to_json_dict()
+    assert figures["objects_at_most"]["100"] == 2 / 5
+    assert figures["objects_at_most"]["10000000"] == 4 / 5
+    assert figures["bytes_in_objects_at_most"]["10000000"] == pytest.approx(sum(sizes[:4]) / sum(sizes))
+    assert figures["objects_above_2_gib"] == 1
+
+
+def test_objects_of_one_size_have_just_that_size() -> None:
+    found = describe([Request(timestamp_s=i, key=str(i), size_bytes=10 * MB) for i in range(9)])
+    assert {found.object_sizes.quantile(share) for share in (0.01, 0.5, 0.99)} == {10 * MB}
+
+
 def test_never_more_objects_are_followed_than_asked_for() -> None:
     sample = ObjectSample(64)
     for i in range(5000):
@@ -142,7 +166,9 @@ def test_the_json_document_is_json() -> None:
 
 @pytest.mark.skipif(not LARGE_TRACE.exists(), reason="the 50-hour trace is not here")
 def test_the_50_hour_trace_has_the_published_statistics() -> None:
-    found = describe(open_trace(LARGE_TRACE, strict=True))
+    problems = TraceProblems(strict=True)
+    found = describe(open_trace(LARGE_TRACE, problems=problems))
+    assert str(problems.begins).startswith("2017-06-20 00:00:26")
     assert (found.n_gets, found.n_objects) == (37_474, 12_541)
     assert found.get_bytes == pytest.approx(2.25e12, rel=0.002)
     assert found.unique_bytes == pytest.approx(950e9, rel=0.001)
@@ -151,6 +177,8 @@ def test_the_50_hour_trace_has_the_published_statistics() -> None:
     quantiles_mb = [found.get_sizes.quantile(share) / 1e6 for share in (0.1, 0.5, 0.9, 0.99)]
     assert quantiles_mb == pytest.approx([14.8, 51.5, 94.8, 397], rel=0.003)
     assert round(found.largest_bytes / 1e6) == 8487
+    assert found.n_huge_objects == 33
+    assert found.zipf_exponent == pytest.approx(0.91, abs=0.01)
     assert round(found.seen_once_share, 2) == 0.77
     reuse = [found.reuse_s.share_at_most(limit_s) for limit_s in (60, 600, 3600, 21600)]
     assert reuse == pytest.approx([0.46, 0.80, 0.91, 0.967], abs=0.005)

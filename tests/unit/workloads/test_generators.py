@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from workloads.describe import TraceDescription, describe
@@ -13,6 +15,8 @@ from workloads.generate import generate, registry_profile
 from workloads.generators import MIXES, Bursts, YcsbMix
 from workloads.generators.datacenters import DATACENTERS
 from workloads.trace import Method
+
+REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "reference"
 
 #: FAST'18 figures 6a and 10a, FAST'20 figures 1a and 1b, and the reuse of large objects in the 50-hour trace
 PUBLISHED = {
@@ -44,6 +48,32 @@ def test_sizes_of_each_datacenter_are_its_own(datacenter: str) -> None:
     day = describe(generate(registry_profile(datacenter, hours=4)))
     for limit, share in DATACENTERS[datacenter].size_bytes.points:
         assert day.object_sizes.share_at_most(limit) == pytest.approx(share, abs=0.02)
+
+
+def published_curve(name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """A cumulative curve as it was read off a figure: where, and the share at or below."""
+    at, shares = np.loadtxt(REFERENCE / name, delimiter=",", skiprows=1).T
+    return at, np.maximum.accumulate(shares)
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the curves read off the papers' figures are not here")
+@pytest.mark.parametrize("datacenter", DATACENTERS)
+def test_a_days_sizes_are_those_of_the_drawn_curve(datacenter: str) -> None:
+    at, shares = published_curve(f"fast18_fig6a_layer_bytes_{datacenter}.csv")
+    sizes = np.array(list({r.key: r.size_bytes for r in generate(registry_profile(datacenter, seed=3))}.values()))
+    for limit in (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9):
+        drawn = float(np.interp(limit, at, shares))
+        assert (sizes <= limit).mean() == pytest.approx(drawn, abs=0.03), f"{limit:.0f} bytes"
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the curves read off the papers' figures are not here")
+def test_a_days_popularity_is_that_of_the_drawn_curve() -> None:
+    percent, shares = published_curve("fast18_fig10a_layer_popularity_pct_dal.csv")
+    counts = np.array(sorted(Counter(r.key for r in generate(registry_profile("dal", seed=3))).values(), reverse=True))
+    for top in (1.0, 2.0, 5.0, 10.0, 20.0):
+        drawn = float(np.interp(top, percent, shares))
+        found = counts[: round(top / 100 * len(counts))].sum() / counts.sum()
+        assert found == pytest.approx(drawn, abs=0.03), f"top {top}%"
 
 
 def test_there_is_a_day_and_a_night() -> None:

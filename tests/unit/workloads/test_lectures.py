@@ -116,7 +116,7 @@ def test_pictures_have_labelled_axes(tmp_path: Path) -> None:
             assert made.axes
             assert all(axes.get_xlabel() and axes.get_ylabel() and axes.get_title(loc="left") for axes in made.axes)
         (file,) = save_figures(page, tmp_path / "pictures")
-        assert file.name == f"{page.name}-{page.name}.png"
+        assert file.name == f"{page.name}.png"
         assert file.read_bytes().startswith(b"\x89PNG")
 
 
@@ -124,7 +124,7 @@ def test_the_command_tells_and_draws(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["lecture", "hashing", "--plots", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "between servers that stay" in result.stdout
-    assert (tmp_path / "hashing-hashing.png").exists()
+    assert (tmp_path / "hashing.png").exists()
 
 
 def test_the_document_has_the_tables_numbers() -> None:

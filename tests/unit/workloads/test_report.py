@@ -227,10 +227,24 @@ def test_what_the_cost_command_prints_becomes_lines(tmp_path: Path) -> None:
     by_name = {line["name"]: line for line in table.to_pylist()}
     assert by_name["InfiniCache, closed form"]["usd_per_request"] == pytest.approx(3.24e-5, rel=1e-3)
     assert by_name["ElastiCache, 1 x cache.r5.24xlarge"]["fixed_usd_per_hour"] == pytest.approx(10.368)
-    verdicts = labels(rates_figure(table))
+    drawn = rates_figure(table)
+    verdicts = labels(drawn)
+    assert drawn is not None
+    assert "976.6 KiB an object, 500.0 GiB held, 0% PUTs; 400 functions of 1536 MB, 10+2; prices as of 2019-12-26" in (
+        drawn.axes[0].get_xlabel()
+    )
     assert "ElastiCache, 1 x cache.r5.24xlarge\n    cheaper above 312,000/h" in verdicts  # FAST'20 Fig. 17
     (tmp_path / "costs.json").write_text(printed.output)
     assert read_lines(tmp_path / "costs.json").equals(table)
+
+
+def test_what_comes_after_the_traces_end_is_drawn_where_it_came() -> None:
+    requests = table_of([row(minute * 60.0) for minute in range(6)])
+    late = EVENTS.empty_table().schema
+    events = pa.Table.from_pylist([{"request_s": 600.0, "kind": "repair", "n": 3, "system": "s"}], late)
+    figure = outcomes_figure(requests, events, 300.0)
+    assert figure is not None
+    assert figure.axes[0].get_xlim()[1] == pytest.approx(10)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"metered": {}}', '{"metered": 3}'])
@@ -326,7 +340,23 @@ def test_the_same_runs_give_the_same_report() -> None:
 def test_figures_of_the_overview() -> None:
     page = build_report([day()]).html
     cells = re.findall(r"<td>([^<]*)</td>", page)
-    assert cells[:8] == ["infiniray", "480", "240 (50.0%)", "120", "120", "0", "8.00", "0.480"]
+    assert cells[:10] == ["infiniray", "480", "240 (50.0%)", "120", "120", "0", "0", "8.00", "100.0", "0.480"]
+
+
+def test_the_overview_does_not_hide_failed_inserts_and_waiting() -> None:
+    rows = [row(i, latency_s=2.1, service_s=0.1, outcome=OutcomeName.MISS, error="PoolFull") for i in range(3)]
+    rows.append(row(9, latency_s=2.1, service_s=0.1, outcome=OutcomeName.ERROR, error="DeadlineExceeded"))
+    page = build_report([Run(info=RunInfo(system="s", trace="t"), requests=table_of(rows))]).html
+    _, _, _, misses, _, errors, failed_inserts, _, waiting_ms, _ = re.findall(r"<td>([^<]*)</td>", page)[:10]
+    assert (misses, errors, failed_inserts, waiting_ms) == ("3", "1", "3", "2,000.0")
+
+
+def test_what_was_run_stands_side_by_side() -> None:
+    first, second = day("one"), day("two")
+    first.info.notes["workers"] = "7 of them"
+    page = build_report([first, second]).html
+    assert "<th></th><th>one</th><th>two</th>" in page
+    assert "<td>workers</td><td>7 of them</td><td></td>" in page
 
 
 def test_what_a_trace_says_is_text_not_markup() -> None:
@@ -362,6 +392,18 @@ def test_the_command(tmp_path: Path) -> None:
     assert printed["page"] == str(out)
     assert all(Path(picture).is_file() for picture in printed["pictures"])
     assert "<title>A day</title>" in out.read_text()
+
+
+def test_runs_of_one_system_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("cold", "warm"):
+        with RunWriter(tmp_path / name, day().info) as writer:
+            writer.requests.write(day().requests)
+            writer.costs.write(day().costs)
+    out = tmp_path / "r.html"
+    done = CliRunner().invoke(main, ["report", str(tmp_path / "cold"), str(tmp_path / "warm"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "infiniray, cold (live), infiniray, warm (live)" in out.read_text()
+    assert len(list(tmp_path.glob("r-cost-infiniray-*.png"))) == 2
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

@@ -83,6 +83,26 @@ def test_the_smallest_traces_can_be_drawn(tmp_path: Path, text: str) -> None:
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.parametrize("out", ["no/such/folder.png", ""])
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_trace_is_read(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small.write_text("no trace at all")  # reading it would be another error
+    for arguments in (("describe", small, "--plot", out), ("convert", small, out), ("generate", "ycsb", out)):
+        result = run(*arguments)
+        assert result.exit_code == 2, result.output
+        assert "no folder" in result.stderr or "cannot be empty" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["small.txt"]
+
+
+def test_a_calendars_time_is_told_and_another_clocks_is_not(small: Path, tmp_path: Path) -> None:
+    assert run("generate", "registry", tmp_path / "t.csv", "--hours", "0.1").exit_code == 0
+    assert "2017-06-20 00:00:00 to 2017-06-20 00:0" in run("describe", tmp_path / "t.csv").stdout
+    assert json.loads(run("describe", tmp_path / "t.csv", "--json").stdout)["begins"] == "2017-06-20T00:00:00+00:00"
+    assert json.loads(run("describe", small, "--json").stdout)["begins"] is None
+
+
 def test_pictures_of_other_kinds_are_a_matter_of_usage(small: Path) -> None:
     assert run("describe", small, "--plot", "t.docx").exit_code == 2
 
@@ -119,6 +139,8 @@ def test_generated_traces_are_the_same_for_a_seed_in_either_format(tmp_path: Pat
         ("registry", "--hours", "0.00001"),
         ("ycsb", "--size", "big"),
         ("ycsb", "--mix", "z"),
+        ("ycsb", "--rate", "nan"),
+        ("registry", "--hours", "inf"),
         ("bursts", "--lasting", "900"),
     ],
 )
