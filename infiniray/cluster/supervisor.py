@@ -60,7 +60,7 @@ class Supervisor:
         endpoint_url: the function platform; None for AWS's own.
         is_local: my shards must run on my own machine.
         owner: the cache ends with this process; None: it stays until it is taken down.
-        owner_machine: the Ray node that it is on, and I with it. If I am restarted on another one, it is most likely lost.
+        owner_machine: the Ray node that it is on, and I with it. If I am restarted elsewhere, it is most likely lost.
     """
 
     def __init__(
