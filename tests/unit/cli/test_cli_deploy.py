@@ -174,10 +174,20 @@ def test_what_aws_refuses_is_one_line_that_says_what_to_do(
         ("platform.region=us-est-1", "Set platform.region, perhaps to us-"),
         ("deploy.account='999999999999'", "are of account 123456789012"),
         ("deploy.role=arn:aws:iam::999999999999:role/r", "Name a role of this account"),
-        ("deploy.reserved_concurrency=500", "Ask for more under Service Quotas"),
+        ("deploy.reserved_concurrency=160", "Ask for more under Service Quotas"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_made(config: str, setting: str, advice: str) -> None:
+def test_what_cannot_be_is_said_before_anything_is_made(
+    config: str, monkeypatch: pytest.MonkeyPatch, setting: str, advice: str
+) -> None:
+    call = BaseClient._make_api_call
+
+    def answer(client: Any, asked: str, parameters: Any) -> Any:
+        if asked == "GetAccountSettings":  # which moto has not
+            return {"AccountLimit": {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 1000}}
+        return call(client, asked, parameters)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", answer)
     refused = run("deploy", "--config", config, "--yes", "--set", setting)
     assert (refused.exit_code, advice in refused.stderr) == (1, True), refused.output
     assert boto3.client("iam").list_roles()["Roles"] == []
