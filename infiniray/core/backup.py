@@ -191,13 +191,9 @@ class Backup:
         source, peer = self.source, self.peer
         assert source is not None
         assert peer is not None
-        ways = [(source, peer), (peer, source)]
-        self._todo = [
-            (chunk, held, give, take)
-            for give, take in ways
-            for chunk, held in self.node.custody.lacking(take.copy)
-            if held.seq in give.spans
-        ]
+        only_source, only_peer = self.node.custody.differing(source.copy, peer.copy)
+        self._todo = [(chunk, held, source, peer) for chunk, held in only_source]
+        self._todo += [(chunk, held, peer, source) for chunk, held in only_peer]
         self._todo.sort(key=lambda job: self.shard.used_s(job[0]))
         self._copy_more()
 
@@ -238,8 +234,11 @@ class Backup:
         source, peer, custody = self.source, self.peer, self.node.custody
         assert source is not None
         assert peer is not None
-        is_behind = any(held.seq in source.spans for _, held in custody.lacking(peer.copy))
-        if is_behind and not self.is_partial and self._n_rounds < MAX_ROUNDS:
+        if (
+            not self.is_partial
+            and self._n_rounds < MAX_ROUNDS
+            and custody.differing(source.copy, peer.copy)[0]
+        ):
             self._copy()
             return
         self.phase = Phase.SEALING

@@ -307,8 +307,7 @@ class Node:
     def _on_retained(self, request: Request, link: Link | None, outcome: Outcome) -> None:
         if link is None or outcome is not Outcome.DONE or request.seen is None:
             return
-        for first, last in request.seen:
-            link.spans.add(first, last)
+        link.spans.update(request.seen)
         if link.copy is self.copy and not self.custody.is_aligned(link.copy):
             self.custody.aligned(link.copy)
             self._context.has_progressed = True

@@ -70,13 +70,16 @@ class Repairs:
     def inspect(self, node: Node, *, may_copy: bool) -> None:
         """The node's current copy may lack chunks that it is to hold: have them copied (a backup does that), if that
         has not just been tried, or rebuilt."""
-        if node.copy is None or self._shard.is_recovering:
+        rebuilds = self._context.policy.repair is RepairMode.ALWAYS
+        if node.copy is None or self._shard.is_recovering or not (may_copy or rebuilds):
             return
         for chunk, held in node.custody.lacking(node.copy):
             record = self._shard.table.find(chunk.key)
             if record is None or record.facts.version != chunk.version:
                 continue
             if may_copy and node.elsewhere(held.seq) and self._shard.backups.request(node):
+                if not rebuilds:
+                    return
                 continue  # looked at again when that is over
             self.add(record)
 
