@@ -234,11 +234,7 @@ class Backup:
         source, peer, custody = self.source, self.peer, self.node.custody
         assert source is not None
         assert peer is not None
-        if (
-            not self.is_partial
-            and self._n_rounds < MAX_ROUNDS
-            and custody.differing(source.copy, peer.copy)[0]
-        ):
+        if not self.is_partial and self._n_rounds < MAX_ROUNDS and custody.differing(source.copy, peer.copy)[0]:
             self._copy()
             return
         self.phase = Phase.SEALING

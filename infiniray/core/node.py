@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from infiniray.core.commands import CloseLink, DeleteChunks, Hold, Invoke, Ping, RegisterCopy
@@ -70,6 +71,14 @@ class Node:
         self._is_hurried = False  # what is to be deleted is worth an invocation
         #: it did not answer just now: until then it comes last
         self.suspect_until_s = 0.0
+        self._acts: dict[Action, Callable[[], None]] = {
+            Action.INVOKE: self._call,
+            Action.PING: self._ping,
+            Action.FLUSH: self._flush,
+            Action.RESUME: self._resume,
+            Action.SUSPECT: self._suspect,
+            Action.WARM: self._call_to_warm,
+        }
         self.outbox = Outbox(
             node, context, self.custody, self._links.get, lambda request: context.homes.update({request: self}),
             self._pass_on,
@@ -289,6 +298,8 @@ class Node:
             self._requeue(former.id)
 
     def _link_of(self, instance: InstanceId) -> Link | None:
+        if self.link is not None and self.link.copy.instance == instance:
+            return self.link
         for link in self._links.values():
             if link.copy.instance == instance:
                 return link
@@ -431,19 +442,13 @@ class Node:
         if before in WAITING or self.activity is Activity.LEAVING:
             self._keep_silence_timer(before)
         for action in actions:
-            match action:
-                case Action.INVOKE:
-                    self._invoke("backup" if self.backup is not None and not self.outbox.n_queued else "serve")
-                case Action.WARM:
-                    self._session = self._send_invocation("warm")
-                case Action.PING:
-                    self._ping()
-                case Action.FLUSH:
-                    self._flush()
-                case Action.RESUME:
-                    self._resume()
-                case Action.SUSPECT:
-                    self._suspect()
+            self._acts[action]()
+
+    def _call(self) -> None:
+        self._invoke("backup" if self.backup is not None and not self.outbox.n_queued else "serve")
+
+    def _call_to_warm(self) -> None:
+        self._session = self._send_invocation("warm")
 
     def _keep_silence_timer(self, before: tuple[Activity, Validity]) -> None:
         """One timer a node: it runs while an answer is expected, or the end of a departure."""
