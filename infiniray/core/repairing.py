@@ -186,9 +186,9 @@ class Repairs:
 
     def _spend(self, record: ObjectRecord, *, n_reads: int, n_writes: int) -> None:
         policy, chunk_bytes = self._context.policy, record.facts.scheme.chunk_bytes(record.facts.size_bytes)
-        session_usd = policy.usd_per_request + policy.usd_per_gb_s * policy.node_gb * (
-            policy.session_s + chunk_bytes / policy.node_bytes_per_s
-        )
+        in_burst = min(chunk_bytes, policy.backup_burst_bytes)
+        move_s = in_burst / policy.node_burst_bytes_per_s + (chunk_bytes - in_burst) / policy.node_bytes_per_s
+        session_usd = policy.usd_per_request + policy.usd_per_gb_s * policy.node_gb * (policy.session_s + move_s)
         self.bytes.spend((n_reads + n_writes) * chunk_bytes, self._context.now_s)
         self.usd.spend((n_reads + n_writes) * session_usd, self._context.now_s)
 
