@@ -107,6 +107,11 @@ class AvailabilityConfig(_Section):
         "every interval, used or not (FAST'20 section 4.2)",
     )
     warm_interval_s: Seconds = Field(60.0, gt=0, description="invoke a node that nothing has used for this long")
+    warm_replicas: bool = Field(
+        False,
+        description="warm nodes in pairs, so that replicas answer, too: one that was reclaimed is missed within an "
+        "interval, and backed up to at once",
+    )
     backup_interval_s: Seconds = Field(
         300.0, description="back up a node that has changed to its peer replica this often; 0: never"
     )
@@ -115,6 +120,9 @@ class AvailabilityConfig(_Section):
     )
     backup_burst_bytes: Bytes = Field(
         150 << 20, gt=0, description="moved by one backup at most: what a function's network does at its burst rate"
+    )
+    backup_window_bytes: Bytes = Field(
+        32 << 20, gt=0, description="copied at a time by one backup: through the shard's memory"
     )
     backup_retry_s: Seconds = Field(
         15.0, gt=0, description="pause before a backup goes on that stopped there, or that failed"

@@ -339,8 +339,7 @@ class Session:
         if not (type(first) is int and type(last) is int and first > 0 <= last and _are_distances(deltas)):
             raise ProtocolError(f"not a RETAIN: {frame.meta!r:.120}")
         self._store.retain(first, last, accumulate(deltas))
-        for span in seen:
-            self._store.spans.add(*span)
+        self._store.spans.update(seen)
         self._say(channel, Kind.RETAINED, None, frame.request)
 
     _HANDLERS: ClassVar[dict[Kind, Callable[[Session, Channel, Frame], None]]] = {

@@ -52,7 +52,7 @@ class Stimulus(_Named):
     WARM = "warm"  # nobody has asked anything of it for a while
 
 
-class Action(enum.Enum):
+class Action(_Named):
     INVOKE = "invoke"
     PING = "ping"
     FLUSH = "flush"  # send what is queued over the current link

@@ -166,7 +166,7 @@ class ShardState:
         if self.is_deposed:
             return self._decline(event)
         self._handlers[event.__class__](event)
-        if context.settled or context.turned or context.has_progressed or backups.stirred or backups.over:
+        if context.is_unsettled or backups.stirred or backups.over:
             self._settle_down()
         commands, context.out = context.out, []
         return commands
@@ -174,7 +174,7 @@ class ShardState:
     def _settle_down(self) -> None:
         """What the event led to, until nothing more follows from it."""
         context, backups = self.context, self.backups
-        while context.settled or context.turned or context.has_progressed or backups.stirred or backups.over:
+        while context.is_unsettled or backups.stirred or backups.over:
             while context.settled:
                 settled = context.settled.popleft()
                 operation = self.operations.get(settled.request.op)
@@ -189,6 +189,8 @@ class ShardState:
                 else:
                     # a backup that has just handed over has copied what there was: no other at once
                     self.repairs.inspect(node, may_copy=node not in backups.over)
+            while context.paired:
+                backups.on_paired(context.paired.popleft())
             while backups.stirred:
                 backups.stirred.pop().go_on()
             while backups.over:
