@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from infiniray.backing.computing import BackedComputation, loading, loading_async
 from infiniray.cluster import rayapi
+from infiniray.cluster.channels import Channels
 from infiniray.cluster.client import Client, Entry
 from infiniray.cluster.steps import Block, Steps, run, run_async
 from infiniray.cluster.turns import Turn
@@ -54,7 +55,7 @@ class _Session:
     ) -> None:
         self.name = name
         self.address = address
-        self.client = Client(name)
+        self.client = Client(name, Channels())
         self.backing_config = backing_config
         #: once it is open
         self.backing: Backing | None = None
@@ -83,6 +84,7 @@ class _Session:
             if self.backing is not None and not was_closed:
                 self.backing.close()
         finally:
+            self.client.close()
             if on_close is not None:
                 on_close()
 
