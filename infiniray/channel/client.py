@@ -51,6 +51,7 @@ class Channel:
         """Hang up. Values that are in use stay valid."""
         self._is_closed = True
         self._leases = None
+        self._mappings = Mappings()
         self._idle.clear()
         _close_all(self._lines, self._held)
 

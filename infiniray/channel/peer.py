@@ -228,7 +228,7 @@ class Peer:
         self._unconfirmed.clear()
         try:
             self._begin(frame)
-        except (TypeError, ValueError, KeyError) as error:  # not what the kind of frame has
+        except (TypeError, ValueError, LookupError) as error:  # not what the kind of frame has
             raise FrameError(detail=f"frame {frame.kind}: {error}") from None
 
     def _greet(self, frame: Frame) -> None:

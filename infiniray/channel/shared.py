@@ -180,7 +180,7 @@ class SharedPool:
 
     def _with_room(self, size: int) -> Segment | None:
         shelf = self._open.setdefault(size, [])
-        if shelf:
+        if shelf and not self._is_closed:
             return shelf[-1]
         n_slots = max(1, _SLAB_BYTES // size) if size <= _LARGEST_IN_SLAB_BYTES else 1
         while n_slots > 1 and size * n_slots > self._limit_bytes // 4:
