@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from infiniray.backing.computing import BackedComputation, loading, loading_async
 from infiniray.cluster import rayapi
-from infiniray.cluster.channels import Channels
+from infiniray.cluster.channels import channels_of, let_go
 from infiniray.cluster.client import Client, Entry
 from infiniray.cluster.steps import Block, Steps, run, run_async
 from infiniray.cluster.turns import Turn
@@ -55,7 +55,7 @@ class _Session:
     ) -> None:
         self.name = name
         self.address = address
-        self.client = Client(name, Channels())
+        self.client = Client(name, channels_of(address, name))
         self.backing_config = backing_config
         #: once it is open
         self.backing: Backing | None = None
@@ -85,6 +85,7 @@ class _Session:
                 self.backing.close()
         finally:
             self.client.close()
+            let_go(self.address, self.name)
             if on_close is not None:
                 on_close()
 

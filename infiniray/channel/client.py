@@ -7,6 +7,7 @@ import socket
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from infiniray.channel.frames import PROTOCOL
@@ -43,17 +44,22 @@ class Channel:
         self._mappings = Mappings()
         self._is_remote = False
         self._is_closed = False
-        self._sweep = weakref.finalize(self, _close_all, self._lines, held := _Held())
-        self._held = held
+        self._held = _Held()
+        weakref.finalize(self, _hang_up, self._lines, self._held)
         _channels.add(self)
 
     def close(self) -> None:
-        """Hang up. Values that are in use stay valid."""
+        """Hang up. Values that are in use stay valid, and requests that are under way go on."""
         self._is_closed = True
-        self._leases = None
+        leases, self._leases, self._held.leases = self._leases, None, None
         self._mappings = Mappings()
-        self._idle.clear()
-        _close_all(self._lines, self._held)
+        if leases is not None:
+            leases.close()
+        with suppress(IndexError):
+            while True:
+                line = self._idle.pop()
+                line.say_goodbye()
+                self._drop(line)
 
     def get(self, epoch: int, timeout_s: float, keys: Sequence[str]) -> Exchange[list[Outcome]]:
         """What is under each of ``keys``: at most ``endpoint.max_keys``."""
@@ -127,7 +133,7 @@ class Channel:
             self._drop(line)
             return
         self._lines.discard(line)
-        leases = Leases(line.detach(), line.tenancy)
+        leases = Leases(line.detach(), line.tenancy, weakref.ref(self))
         if self._leases is None and not self._is_closed:
             self._leases = self._held.leases = leases
         else:  # another thread was faster
@@ -180,6 +186,13 @@ class _Held:
 
     def __init__(self) -> None:
         self.leases: Leases | None = None
+
+
+def _hang_up(lines: set[Line], held: _Held) -> None:
+    """Nobody uses them any more."""
+    for line in lines:
+        line.say_goodbye()
+    _close_all(lines, held)
 
 
 def _close_all(lines: set[Line], held: _Held) -> None:

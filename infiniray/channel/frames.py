@@ -49,8 +49,8 @@ class Kind(enum.IntEnum):
     GOODBYE = 15  # client: the last answers have arrived; it hangs up
     # answers
     VALUE = 20  # shard: index, head; body: the value
-    SHARED = 21  # shard: index, head, lease, segment, segment_bytes, offset, bytes; with a descriptor
-    GRANTED = 22  # shard: segment, segment_bytes, offset; with a descriptor
+    SHARED = 21  # shard: index, head, lease, segment, segment_bytes, offset, bytes, [closed segment, ...]; a descriptor
+    GRANTED = 22  # shard: segment, segment_bytes, offset, [closed segment, ...]; with a descriptor
     DENIED = 23  # shard: there is no memory to spare
     DONE = 24  # shard: index, what a method returned
     FAILED = 25  # shard: index; body: the error, pickled

@@ -152,8 +152,9 @@ class Line:
         match answer:
             case (Kind.DENIED, _, _):
                 return None
-            case (Kind.GRANTED, [int(segment), int(segment_bytes), int(offset)], _) if self._descriptors:
+            case (Kind.GRANTED, [int(segment), int(segment_bytes), int(offset), list(closed)], _) if self._descriptors:
                 descriptor = self._descriptors.popleft()
+                self._mappings.forget(closed)
                 place = self._mappings.place(descriptor, segment, segment_bytes, offset, len(write.data))
             case _:
                 raise FrameError(detail=f"frame {answer.kind} is no answer to a request for memory")
@@ -174,7 +175,8 @@ class Line:
                 case Kind.VALUE, [int(index), str(head)]:
                     outcomes[index] = Received(head, frame.body)
                 case Kind.SHARED, [int(index), str(head), int(lease), *where] if self._descriptors and self.leases:
-                    segment, segment_bytes, offset, n_bytes = where
+                    segment, segment_bytes, offset, n_bytes, closed = where
+                    self._mappings.forget(closed)
                     view = self._mappings.view(
                         self._descriptors.popleft(), segment, segment_bytes, offset, n_bytes, lease, self.leases
                     )

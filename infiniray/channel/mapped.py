@@ -8,6 +8,7 @@ import socket
 import time
 import weakref
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -31,17 +32,24 @@ class Leases:
     collector finds out, in any thread, in the middle of anything. So nothing here waits or takes a lock.
 
     When it is closed while there are views, the shard never uses their memory again.
+
+    Args:
+        owner: gives what closes this connection when it goes, which stays as long as there are views.
     """
 
-    def __init__(self, connection: socket.socket, name: str) -> None:
+    def __init__(self, connection: socket.socket, name: str, owner: Callable[[], object]) -> None:
         self.name = name
         self.is_over = False
         self.live: set[int] = set()
+        self._owner = owner
+        #: kept while there are views: without its user's handle the connection would be closed
+        self._kept: object = None
         self._socket = connection
         self._unsaid: deque[int] = deque()
 
     def begin(self, number: int) -> None:
         self.live.add(number)
+        self._kept = self._owner()
 
     def end(self, number: int) -> None:
         """Nothing in this process looks at what was leased under ``number`` any more."""
@@ -49,6 +57,8 @@ class Leases:
         if not self.is_over:
             self._unsaid.append(number)
             self.say()
+        if not self.live:
+            self._kept = None
 
     def say(self) -> None:
         """Tell the shard what has ended; what the socket does not take now is said the next time."""
@@ -116,6 +126,12 @@ class Mappings:
         mapping = self._mapping(descriptor, segment, segment_bytes, mmap.PROT_READ | mmap.PROT_WRITE)
         _populate(mapping, offset, n_bytes, _POPULATE_WRITE)
         return np.asarray(_Exporter(mapping, offset, n_bytes, is_readonly=False))
+
+    def forget(self, segments: list[int]) -> None:
+        """Nothing new comes in these: they go with their last views."""
+        for segment in segments:
+            for protection in (mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE):
+                self._mapped.pop((segment, protection), None)
 
     def __len__(self) -> int:
         return len(self._mapped)

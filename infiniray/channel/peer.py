@@ -64,6 +64,7 @@ class Tenancy:
         self._leases: dict[int, Slot] = {}
         #: it may have them or not: who should have told it hung up
         self._doubtful: set[int] = set()
+        self._n_closed_known = 0
         self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
@@ -73,6 +74,11 @@ class Tenancy:
         number = next(self._numbers)
         self._leases[number] = slot
         return number
+
+    def news(self) -> list[int]:
+        """Segments that the process need not keep mapped any more, and has not been told of."""
+        self._n_closed_known, numbers = self._pool.closed_since(self._n_closed_known)
+        return numbers
 
     def release(self, number: int) -> None:
         """Raises: FrameError: there is no such lease."""
@@ -298,15 +304,15 @@ class Peer:
             raise FrameError(detail=f"a request for {len(parts)} keys")
 
     def _reserve(self, n_bytes: int) -> None:
-        slot = None
-        if self._tenancy is not None and not self._tenancy.is_over and self._reserved is None and n_bytes > 0:
+        slot, tenancy = None, self._tenancy
+        if tenancy is not None and not tenancy.is_over and self._reserved is None and n_bytes > 0:
             slot = self._hub.pool.take(n_bytes)
-        if slot is None:
+        if slot is None or tenancy is None:
             self._send(pack(Kind.DENIED))
         else:
             self._reserved = slot
             segment = slot.segment
-            self._send(pack(Kind.GRANTED, [segment.number, segment.n_bytes, slot.offset]), slot=slot)
+            self._send(pack(Kind.GRANTED, [segment.number, segment.n_bytes, slot.offset, tenancy.news()]), slot=slot)
         self._flush()
 
     async def _get(self, index: int, epoch: int, key: str, timeout_s: float) -> None:
@@ -321,7 +327,7 @@ class Peer:
         if slot is not None and tenancy is not None and not tenancy.is_over:
             lease, segment = tenancy.grant(slot), slot.segment
             self._unconfirmed.append(lease)
-            meta = [index, head, lease, segment.number, segment.n_bytes, slot.offset, len(data)]
+            meta = [index, head, lease, segment.number, segment.n_bytes, slot.offset, len(data), tenancy.news()]
             self._send(pack(Kind.SHARED, meta), slot=slot)
         else:
             self._send(pack(Kind.VALUE, [index, head], len(data)), data)

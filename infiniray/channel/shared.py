@@ -31,6 +31,8 @@ ByteArray = npt.NDArray[np.uint8]
 #: Slots of up to this size share segments of about that size; larger ones have a segment each.
 _LARGEST_IN_SLAB_BYTES = 4 << 20
 _SLAB_BYTES = 32 << 20
+#: Of segments that have been closed, the numbers that are remembered for those who may still have them mapped.
+_CLOSED_KNOWN = 256
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -126,6 +128,8 @@ class SharedPool:
         #: {slot size: segments with free slots, the one to take from last}
         self._open: dict[int, list[Segment]] = {}
         self._n_segments = 0
+        self._n_closed = 0
+        self._last_closed: deque[int] = deque(maxlen=_CLOSED_KNOWN)
         self._is_closed = False
         #: filled wherever a last view ends: in any thread, in the middle of anything
         self._returned: deque[tuple[Segment, int]] = deque()
@@ -169,6 +173,12 @@ class SharedPool:
         self._collect()
         for segment in [s for s in self._segments.values() if s.is_idle]:
             self._close(segment)
+
+    def closed_since(self, n_known: int) -> tuple[int, list[int]]:
+        """How many segments have been closed so far, and the numbers of those that are not among the first ``n_known``:
+        the last of them, if they are many."""
+        n_new = min(self._n_closed - n_known, len(self._last_closed))
+        return self._n_closed, list(self._last_closed)[len(self._last_closed) - n_new :] if n_new else []
 
     def stats(self) -> dict[str, int]:
         self._collect()
@@ -228,6 +238,8 @@ class SharedPool:
             shelf.remove(segment)
         self.bytes_mapped -= segment.n_bytes
         segment.close()
+        self._n_closed += 1
+        self._last_closed.append(segment.number)
 
 
 def _size_class(n_bytes: int) -> int:

@@ -11,7 +11,7 @@ from infiniray.channel.line import ChannelLost
 from infiniray.channel.waiting import Exchange
 from infiniray.cluster.calls import PUT_IN_FRAME_BYTES, UNSAID, PutCall, stored
 from infiniray.cluster.deadline import Deadline
-from infiniray.errors import CacheUnavailable, ObjectReplaced, ShardRecovering, StaleEpoch
+from infiniray.errors import CacheUnavailable, InfiniRayError, ObjectReplaced, ShardRecovering, StaleEpoch
 
 __all__ = ["Outcomes", "get_batches", "is_settled", "put_batches"]
 
@@ -48,7 +48,7 @@ def put_batches(
         begin: makes the call for a key: serialized only now, so that few values are kept twice at a time.
         end: called with a key and what became of it.
     """
-    for batch in _batches(map(begin, keys), channel.endpoint.max_body_bytes, channel.endpoint.max_keys):
+    for batch in _batches(_begun(keys, begin, end), channel.endpoint.max_body_bytes, channel.endpoint.max_keys):
         try:
             if len(batch) == 1:
                 answers = [(yield from stored(channel, epoch, deadline, batch[0], False))]
@@ -61,6 +61,16 @@ def put_batches(
             raise
         for call, answer in zip(batch, answers, strict=True):
             end(call.key, answer)
+
+
+def _begun(keys: Iterable[str], begin: Callable[[str], PutCall], end: Callable[[str, Any], None]) -> Iterator[PutCall]:
+    for key in keys:
+        try:
+            call = begin(key)
+        except InfiniRayError as error:  # it cannot be serialized; the others can
+            end(key, error)
+        else:
+            yield call
 
 
 def _batches(calls: Iterable[PutCall], max_bytes: int, max_keys: int) -> Iterator[list[PutCall]]:

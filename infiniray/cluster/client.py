@@ -83,9 +83,8 @@ class Client:
         self._actors: dict[str, rayapi.Actor] = {}
 
     def close(self) -> None:
-        """Hang up where I am connected directly; later calls connect again."""
-        if self._channels is not None:
-            self._channels.close()
+        """Let go of direct connections; what is called later goes through Ray."""
+        self._channels = None
 
     # ------------------------------------------------------------ one key
 
@@ -320,11 +319,12 @@ class Client:
 
     def _say(self, call: Call, deadline: Deadline, is_again: bool) -> Steps[tuple[bool, Any]]:
         """Whether a call was made over the shard's channel, and what became of it: an error, too."""
-        if call.say is None or self._channels is None:
+        channels = self._channels
+        if call.say is None or channels is None:
             return False, None
         membership = yield from self._known(deadline)
         name = membership.actor_of(call.key)
-        channel = yield from self._channel(name, deadline)
+        channel = yield from self._channel(channels, name, deadline)
         if channel is None:
             return False, None
         exchange = call.say(channel, membership.epoch, deadline, is_again)
@@ -332,11 +332,13 @@ class Client:
             outcome = yield Talk(exchange=exchange, deadline=deadline, operation=call.operation, key=call.key)
         except ChannelBusy:
             return False, None
-        except ChannelUnreachable:
-            self._channels.unreachable(name, channel)
+        except ChannelUnreachable as trouble:
+            channels.unreachable(name, channel)
+            if channel.was_reached:  # it has ended: its actor is asked first whether it is back, which risks nothing
+                raise CacheUnavailable(detail=f"{call.operation}: {name} has ended: {trouble}") from None
             return False, None
         except ChannelLost as lost:
-            self._channels.forget(name)
+            channels.forget(name, channel)
             error = CacheUnavailable(detail=f"{call.operation}: the connection to {name} ended: {lost}")
             if not lost.may_have_run:
                 raise error from None
@@ -357,7 +359,8 @@ class Client:
             DeadlineExceeded: that took too long.
             InfiniRayError: what ``say`` raised.
         """
-        if self._channels is None or not keys:
+        channels = self._channels
+        if channels is None or not keys:
             return
         membership = yield from self._known(deadline)
         by_shard: dict[str, list[str]] = {}
@@ -365,7 +368,7 @@ class Client:
             by_shard.setdefault(membership.actor_of(key), []).append(key)
         found: list[tuple[str, Channel]] = []
         for name in by_shard:
-            channel = yield from _caught(self._channel(name, deadline))
+            channel = yield from _caught(self._channel(channels, name, deadline))
             if isinstance(channel, Channel):
                 found.append((name, channel))
         exchanges = [say(channel, membership.epoch, by_shard[name]) for name, channel in found]
@@ -374,30 +377,24 @@ class Client:
             if isinstance(result, TimedOut):
                 raise deadline.exceeded(operation, by_shard[name][0], "no answer from the shard")
             if isinstance(result, ChannelUnreachable) and not isinstance(result, ChannelBusy):
-                self._channels.unreachable(name, channel)
+                channels.unreachable(name, channel)
             elif isinstance(result, ChannelLost):
-                self._channels.forget(name)
+                channels.forget(name, channel)
             elif isinstance(result, Exception) and not isinstance(result, ChannelBusy):
                 raise result
 
-    def _channel(self, name: str, deadline: Deadline) -> Steps[Channel | None]:
-        """The way to a shard's actor beside Ray, if there is one."""
-        if self._channels is None:
-            return None
-        return self._channels.find(name) or (yield from self._look_up_channel(name, deadline))
-
-    def _look_up_channel(self, name: str, deadline: Deadline) -> Steps[Channel | None]:
-        """Ask a shard where it is reached directly."""
-        assert self._channels is not None
-        if not self._channels.is_worth_asking(name):
-            return None
+    def _channel(self, channels: Channels, name: str, deadline: Deadline) -> Steps[Channel | None]:
+        """The way to a shard's actor beside Ray, if there is one: the actor says where."""
+        channel = channels.find(name)
+        if channel is not None or not channels.is_worth_asking(name):
+            return channel
         actor = yield from self._actor(name)
         try:
             ref = actor.channel.remote()
         except AttributeError:  # it is of an earlier version
-            self._channels.avoid(name)
+            channels.avoid(name)
             return None
-        return self._channels.open(name, (yield Wait(ref=ref, deadline=deadline, operation="connect", key=name)))
+        return channels.open(name, (yield Wait(ref=ref, deadline=deadline, operation="connect", key=name)))
 
     def _submit(self, call: Call, deadline: Deadline, submit: Submit | None = None) -> Steps[rayapi.Ref]:
         if call.prepare is not None:

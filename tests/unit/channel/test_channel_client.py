@@ -147,6 +147,34 @@ async def test_memory_is_mapped_once_and_used_again(shard: Shard, channel: Chann
     assert len(channel._mappings) == 1
 
 
+async def test_what_the_shard_has_let_go_of_is_not_kept_mapped(shard: Shard, channel: Channel) -> None:
+    for n_mib in (5, 6, 7):
+        shard.store("k", n_mib * MIB)
+        value = await value_of(channel, "k")
+        assert value.nbytes == n_mib * MIB
+        del value
+        gc.collect()
+        await until(lambda: shard.stats()["leases"] == 0)
+        shard.server.pool.trim(0.0)
+        assert len(channel._mappings) == 1
+    assert shard.stats()["shared"]["bytes_mapped"] == 0
+
+
+async def test_views_keep_the_connection_that_says_when_they_end(shard: Shard) -> None:
+    channel = Channel(shard.endpoint)
+    shard.store("k", MIB)
+    value = await value_of(channel, "k")
+    del channel  # as when a task's handle is gone, and what it got is not
+    gc.collect()
+    await asyncio.sleep(0.05)
+    assert shard.stats()["leases"] == 1
+    del value
+    gc.collect()
+    await until(lambda: shard.stats()["leases"] == 0)
+    assert shard.stats()["shared"]["segments_given_up"] == 0
+    await until(lambda: shard.stats()["connections"] == 0)
+
+
 async def test_beyond_the_shards_memory_values_are_copied(channel: Channel, shard: Shard) -> None:
     data = shard.store("k", 20 * MIB)
     held = [await value_of(channel, "k") for _ in range(5)]

@@ -159,6 +159,24 @@ def test_idle_memory_is_given_back_also_where_others_have_it_mapped() -> None:
     assert kept.array.nbytes == 12 * MIB
 
 
+def test_those_who_have_segments_mapped_learn_which_have_been_closed() -> None:
+    shared = pool()
+    known, closed = shared.closed_since(0)
+    assert (known, closed) == (0, [])
+    numbers = []
+    for n_mib in (5, 6, 7):
+        slot = taken(shared, n_mib * MIB)
+        numbers.append(slot.segment.number)
+        del slot
+    gc.collect()
+    shared.trim(0.0)
+    known, closed = shared.closed_since(1)
+    assert known == 3
+    assert len(closed) == 2
+    assert set(closed) < set(numbers)
+    assert shared.closed_since(3) == (3, [])
+
+
 def test_clients_cannot_change_the_size() -> None:
     slot = taken(pool(), MIB)
     for size in (0, slot.segment.n_bytes * 2):
