@@ -306,7 +306,7 @@ class Cache(_Verbs):
         """The value under ``key``; ``default``, if one is given, on a miss.
 
         Args:
-            raw: give a bytes-like value or array as a read-only ``memoryview`` of Ray's shared memory, whatever it
+            raw: give a bytes-like value or array as a read-only ``memoryview`` of shared memory, whatever it
                 was: for ``bytes``, which Python can only copy, that spares the copy.
 
         Raises:

@@ -172,7 +172,9 @@ class ChannelConfig(_Section):
     )
     idle_s: Seconds = Field(30.0, gt=0, description="memory that nobody has used for so long is given back")
     listen_host: str | None = Field(
-        None, description="where shards listen for clients on other machines; None: those go through Ray"
+        None,
+        description="where shards listen for clients on other machines, 'auto': where Ray knows theirs; "
+        "None: those go through Ray",
     )
 
 

@@ -123,7 +123,7 @@ def assemble(
 def open_channel(handler: Handler, driver: ShardDriver, config: Config) -> ChannelServer:
     """Where clients of a shard connect directly, not yet started. Needs a running event loop."""
     channel = config.channel
-    host = channel.listen_host
+    host = rayapi.local_node_ip() if channel.listen_host == "auto" else channel.listen_host
     return ChannelServer(
         handler,
         driver.pool,
