@@ -147,8 +147,11 @@ class Line:
 
     def put_shared(self, epoch: int, left_s: Callable[[], float], write: Write) -> Exchange[list[Outcome] | None]:
         """Store a value by way of the shard's memory; None: it has none to spare."""
-        yield from self._hand_over([pack(Kind.RESERVE, [len(write.data)])])
-        answer = yield from self._next()
+        try:
+            yield from self._hand_over([pack(Kind.RESERVE, [len(write.data)])])
+            answer = yield from self._next()
+        except ChannelLost as lost:
+            raise ChannelLost(str(lost), may_have_run=False) from None  # nothing has been asked but for memory
         match answer:
             case (Kind.DENIED, _, _):
                 return None

@@ -131,10 +131,13 @@ def test_a_process_that_ends_gives_back_what_it_had(cache: Cache) -> None:
 def test_values_outlive_a_killed_shard(small: Cache) -> None:
     small["k"] = data(LARGE)
     value = small["k"]
-    psutil.Process(shard_pid(small.name, "shard-0")).kill()
+    shard = psutil.Process(shard_pid(small.name, "shard-0"))
+    shard.kill()
+    until(lambda: not shard.is_running() or shard.status() == psutil.STATUS_ZOMBIE)
     small["other"] = data(LARGE)  # waits for the next incarnation
     assert value.tobytes() == data(LARGE).tobytes()
     assert small["k"].tobytes() == value.tobytes()
+    assert small["other"].nbytes == LARGE
     assert channel(small)["requests"] > 0
 
 

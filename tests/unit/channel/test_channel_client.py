@@ -313,6 +313,15 @@ async def test_a_shard_that_ends_in_the_middle_may_have_done_it(shard: Shard, ch
     assert lost.value.may_have_run
 
 
+async def test_a_shard_that_ends_before_it_has_granted_memory_has_not_done_it(
+    shard: Shard, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer.Peer, "_reserve", lambda self, n_bytes: shard.server.close())
+    with pytest.raises(ChannelLost) as lost:
+        await drive_async(channel.put_shared(1, left_s, write("k", bytes(MIB))), left_s)
+    assert not lost.value.may_have_run
+
+
 async def test_whoever_listens_there_is_not_the_shard(shard: Shard) -> None:
     channel = Channel(replace(shard.endpoint, secret=b"another"))
     with pytest.raises(ChannelUnreachable):
