@@ -22,8 +22,8 @@ from infiniray.faas.local.settings import LocalPlatformSettings
 from infiniray.sim.settings import SimulationSettings
 from infiniray.units import Bytes, Seconds
 
-__all__ = ["BackingConfig", "CodecConfig", "Config", "DeployConfig", "LimitsConfig", "PlatformConfig", "PoolConfig",
-           "ReadConfig", "RedundancyRule", "RingConfig", "SessionConfig"]  # fmt: skip
+__all__ = ["BackingConfig", "ChannelConfig", "CodecConfig", "Config", "DeployConfig", "LimitsConfig", "PlatformConfig",
+           "PoolConfig", "ReadConfig", "RedundancyRule", "RingConfig", "SessionConfig"]  # fmt: skip
 
 _ENV_PREFIX = "INFINIRAY_"
 #: Set by the system itself, not settings.
@@ -167,6 +167,22 @@ class CodecConfig(_Section):
         128 << 20,
         description="objects this large are coded in a Ray worker task, smaller in a thread: below, mapping the object "
         "into another process costs more than the kernel does",
+    )
+
+
+class ChannelConfig(_Section):
+    """The direct way between clients and shards; what cannot go this way goes through Ray."""
+
+    enabled: bool = Field(True, description="clients connect to shards directly where they can")
+    shared_memory_bytes: Bytes = Field(
+        1 << 30,
+        description="of one shard, for large values that clients on its machine map; beyond it, copies. 0: none",
+    )
+    idle_s: Seconds = Field(30.0, gt=0, description="memory that nobody has used for so long is given back")
+    listen_host: str | None = Field(
+        None,
+        description="where shards listen for clients on other machines, 'auto': where Ray knows theirs; "
+        "None: those go through Ray",
     )
 
 
@@ -328,6 +344,7 @@ class Config(_Section):
     session: SessionConfig = SessionConfig()
     codec: CodecConfig = CodecConfig()
     limits: LimitsConfig = LimitsConfig()
+    channel: ChannelConfig = ChannelConfig()
     platform: PlatformConfig = Field(default_factory=PlatformConfig)
     deploy: DeployConfig = Field(default_factory=DeployConfig)
     backing: BackingConfig = Field(default_factory=BackingConfig)

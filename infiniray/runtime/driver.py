@@ -20,7 +20,7 @@ from infiniray.core import events as ev
 from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
 from infiniray.core.shard import ShardState
 from infiniray.errors import CacheUnavailable, SchemeError
-from infiniray.runtime.buffers import BufferPool, ByteArray, OperationBuffers
+from infiniray.runtime.buffers import BufferPool, ByteArray, OperationBuffers, Takes
 from infiniray.runtime.clock import Clock, Timers
 from infiniray.runtime.coordination import Coordination, Coordinator, LoneCoordinator
 from infiniray.runtime.copies import Copies
@@ -188,15 +188,20 @@ class ShardDriver:
         assert done.facts is not None
         return done.facts
 
-    async def get(self, key: str, *, timeout_s: float) -> tuple[cmd.ObjectFacts, ByteArray]:
+    async def get(
+        self, key: str, *, timeout_s: float, landing: Takes | None = None
+    ) -> tuple[cmd.ObjectFacts, ByteArray]:
         """The object's facts and its bytes: uint8, read-only, the caller's for as long as it likes.
+
+        Args:
+            landing: where the memory is taken that it is received in; None: from :attr:`pool`.
 
         Raises:
             KeyNotFound, ObjectLost: a miss.
             Overloaded, DeadlineExceeded: try again.
         """
         op = self._new_op()
-        buffers = self._buffers[op] = OperationBuffers(self.pool)
+        buffers = self._buffers[op] = OperationBuffers(self.pool, landing=landing)
         done = await self._run(op, ev.GetRequested(op=op, key=key, deadline_s=self._clock.now_s() + timeout_s))
         assert done.facts is not None
         data = buffers.object(done.facts)
