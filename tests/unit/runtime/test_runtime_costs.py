@@ -6,9 +6,10 @@ docs/performance.md has these numbers in its table of copies. They do not depend
 from __future__ import annotations
 
 import gc
+import socket
 import tracemalloc
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from grid import Grid, random_bytes
 
 from infiniray.codec.checksum import checksum
 from infiniray.runtime import link
-from infiniray.wire.frames import SEGMENT_BYTES, Kind
+from infiniray.wire.frames import _SCRATCH_BYTES, SEGMENT_BYTES, Kind
 from lambda_agent import session
 
 MakeGrid = Callable[..., Awaitable[Grid]]
@@ -108,6 +109,74 @@ async def test_every_chunk_crosses_the_wire_once_and_a_read_takes_no_more_than_t
     assert counted.chunk_frames() == segments(scheme, range(scheme.k), size)
     assert counted.frames.total() <= counted.chunk_frames() + 4 * scheme.k
     assert counted.checked_bytes == taken
+
+
+class Traffic:
+    """Where the bytes lay that sockets sent, and where those went that they received: (address, bytes)."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, int]] = []
+        self.received: list[tuple[int, int]] = []
+
+    def note_sent(self, buffers: Sequence[Any], n_bytes: int) -> None:
+        for buffer in buffers:
+            taken = min(n_bytes, len(buffer))
+            self.sent.append((address(buffer), taken))
+            n_bytes -= taken
+
+
+def address(buffer: Any) -> int:
+    return int(np.frombuffer(buffer, np.uint8).ctypes.data) if len(buffer) else 0
+
+
+def within(spans: Sequence[tuple[int, int]], *places: Any) -> int:
+    """How many of the bytes lie in these buffers."""
+    ranges = [(address(place), address(place) + len(place)) for place in places]
+    return sum(n for at, n in spans if any(start <= at and at + n <= end for start, end in ranges))
+
+
+@pytest.fixture
+def traffic(monkeypatch: pytest.MonkeyPatch) -> Traffic:
+    traffic = Traffic()
+    sends, receives = socket.socket.sendmsg, socket.socket.recv_into
+
+    def sendmsg(self: socket.socket, buffers: Sequence[Any], *args: Any) -> int:
+        n_bytes = sends(self, buffers, *args)
+        traffic.note_sent(buffers, n_bytes)
+        return n_bytes
+
+    def recv_into(self: socket.socket, buffer: Any, *args: Any) -> int:
+        n_bytes = receives(self, buffer, *args)
+        traffic.received.append((address(buffer), n_bytes))
+        return n_bytes
+
+    monkeypatch.setattr(socket.socket, "sendmsg", sendmsg)
+    monkeypatch.setattr(socket.socket, "recv_into", recv_into)
+    return traffic
+
+
+async def test_sockets_take_bytes_from_where_they_lie_and_put_them_where_they_belong(
+    grid: MakeGrid, traffic: Traffic
+) -> None:
+    pool = await grid(scheme="rs:10+2", n_nodes=12, linger_s=5.0)
+    await warm(pool, SIZE)
+    data = random_bytes(SIZE, seed=1)
+    traffic.sent.clear()
+    traffic.received.clear()
+    await pool.put("k", data)
+    scheme = pool.record("k").facts.scheme
+    bodies = [chunk.body for node in pool.nodes.values() for chunk in node.chunks()]
+    assert within(traffic.sent, data) == SIZE
+    # what came in one go with its frame's head went through the reader's scratch
+    through_scratch = _SCRATCH_BYTES * segments(scheme, range(scheme.n), SIZE)
+    assert within(traffic.received, *bodies) >= sum(map(len, bodies)) - through_scratch
+
+    traffic.sent.clear()
+    traffic.received.clear()
+    found = await pool.get("k")
+    assert within(traffic.sent, *bodies) == SIZE
+    assert within(traffic.received, found) >= SIZE - _SCRATCH_BYTES * segments(scheme, range(scheme.k), SIZE)
+    assert np.array_equal(found, data)
 
 
 async def test_a_write_takes_memory_for_parity_alone_and_a_read_for_nothing_once_a_buffer_is_there(
