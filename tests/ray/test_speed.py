@@ -7,6 +7,9 @@ every byte, or a slow path taken by mistake, goes beyond them.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -28,6 +31,17 @@ ATTEMPTS = 3
 def here(local_ray: str) -> Iterator[Stand]:
     with stand(Conditions(scheme="rs:10+2"), Setting(nodes=12), name="speed") as started:
         yield started
+
+
+def may_raise_priority() -> bool:
+    raises = "import os; os.nice(1); os.setpriority(os.PRIO_PROCESS, 0, 0)"
+    return subprocess.run([sys.executable, "-c", raises], stderr=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.skipif(not may_raise_priority(), reason="needs CAP_SYS_NICE")
+def test_a_shard_gets_as_much_of_a_busy_machine_as_its_clients_do(here: Stand) -> None:
+    threads = os.listdir(f"/proc/{here.shard_pid}/task")
+    assert {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in threads} == {os.getpriority(os.PRIO_PROCESS, 0)}
 
 
 def cpu_s_of_the_socket(op: str) -> float:
