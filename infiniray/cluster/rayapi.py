@@ -21,6 +21,7 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infiniray.cluster.deadline import Deadline
+from infiniray.cluster.priority import WORKER_NICENESS
 from infiniray.errors import CacheUnavailable, ConfigError, InfiniRayError
 
 __all__ = [
@@ -89,6 +90,8 @@ def is_connected() -> bool:
 
 def start_local(num_cpus: int | None = None, object_store_bytes: int | None = None) -> None:
     """Start a Ray of this process's own; it ends with :func:`disconnect` or with the process."""
+    for name, value in WORKER_NICENESS.items():
+        os.environ.setdefault(name, value)
     _init(address="local", include_dashboard=False, num_cpus=num_cpus, object_store_memory=object_store_bytes)
 
 

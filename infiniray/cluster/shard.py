@@ -23,6 +23,7 @@ from infiniray.cluster.enrolment import enroll, renewed
 from infiniray.cluster.flights import Flights, Landed
 from infiniray.cluster.membership import Membership
 from infiniray.cluster.neighbours import RayNeighbours
+from infiniray.cluster.priority import match_ray
 from infiniray.cluster.registry import ShardRegistry
 from infiniray.cluster.turns import Turn
 from infiniray.config import Config
@@ -483,6 +484,7 @@ class Shard:
             raise
 
     async def _start(self) -> ShardDriver:
+        match_ray()
         try:
             enrolment = await enroll(self._membership, self._shard, self._incarnation)
         except StaleEpoch:
