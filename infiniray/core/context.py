@@ -32,8 +32,8 @@ class Context:
         self.homes: dict[RequestId, Node] = {}
         #: nodes whose current copy has become another one
         self.turned: deque[Node] = deque()
-        #: something that a deletion may wait for has happened
-        self.has_progressed = False
+        #: nodes, and keys, to which something has happened that a deletion may wait for
+        self.progressed: set[str] = set()
         self._n_requests = 0
         self._last_stamp = 0
 

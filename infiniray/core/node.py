@@ -260,7 +260,7 @@ class Node:
     def on_registered(self, instance: InstanceId) -> None:
         """It is on record which instance has the current copy."""
         self.custody.entered(instance)
-        self._context.has_progressed = True
+        self._context.progressed.add(self.id)
 
     # ------------------------------------------------------------ copies
 
@@ -311,7 +311,7 @@ class Node:
             link.spans.add(first, last)
         if link.copy is self.copy and not self.custody.is_aligned(link.copy):
             self.custody.aligned(link.copy)
-            self._context.has_progressed = True
+            self._context.progressed.add(self.id)
             self._register(link.copy)
         if self.backup is not None:
             self.backup.on_retained(link)
@@ -325,7 +325,7 @@ class Node:
         if outcome is Outcome.DONE and link is not None and link.copy is self.copy:
             self.custody.deleted(request.chunk_ids)
             self._is_hurried = self._is_hurried and bool(self.custody.garbage)
-            self._context.has_progressed = True
+            self._context.progressed.add(self.id)
 
     # ------------------------------------------------------------ backups
 
@@ -441,6 +441,8 @@ class Node:
                     self._ping()
                 case Action.FLUSH:
                     self._flush()
+                case Action.AHEAD:
+                    self._send_ahead()
                 case Action.RESUME:
                     self._resume()
                 case Action.SUSPECT:
@@ -517,6 +519,11 @@ class Node:
     def _flush(self) -> None:
         assert self.link is not None
         self.outbox.flush(self.link)
+
+    def _send_ahead(self) -> None:
+        """The connection is frozen with its instance: what is written into it now is there when that wakes."""
+        if self.validity is Validity.VALIDATING:  # or it could not be invoked
+            self.outbox.flush_reads(self.link)
 
     def _pass_on(self, delete: DeleteChunks) -> None:
         if self.backup is not None:
