@@ -25,7 +25,7 @@ from infiniray.runtime.clock import Clock, Timers
 from infiniray.runtime.coordination import Coordination, Coordinator, LoneCoordinator
 from infiniray.runtime.copies import Copies
 from infiniray.runtime.keys import KeyRing
-from infiniray.runtime.link import NodeLink
+from infiniray.runtime.link import NodeLink, Turn
 from infiniray.runtime.listener import Greeting, Listener
 from infiniray.runtime.pacing import Pacer, Pacing
 from infiniray.runtime.reaching import Reaching
@@ -109,6 +109,7 @@ class ShardDriver:
         self._is_deposed = False
         self._on_deposed = on_deposed
         self._links: dict[LinkId, NodeLink] = {}
+        self._turn = Turn()
         self._keys_of: dict[LinkId, str] = {}  # ids of the secrets that they were proven with
         self._copies = Copies(self._links, self.pool, self.feed)
         self._asking = asyncio.Lock()
@@ -460,7 +461,7 @@ class ShardDriver:
         link_id = LinkId(next(self._link_ids))
         pacer = Pacer(self._pacing, connection) if self._pacing is not None else None
         self._keys_of[link_id] = greeting.key
-        self._links[link_id] = NodeLink(link_id, greeting.node, connection, self._epoch, self, pacer)
+        self._links[link_id] = NodeLink(link_id, greeting.node, connection, self._epoch, self, pacer, self._turn)
         self._reaching.on_dialled()
         self.feed(
             ev.LinkOpened(
