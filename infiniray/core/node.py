@@ -56,6 +56,8 @@ class Node:
         self.copy: Copy | None = None
         self.custody = Custody()
         self.backup: Backup | None = None
+        #: when it last answered a request
+        self.answered_s = 0.0
         #: when a session of it last began or ended
         self.touched_s = 0.0
         self.n_invoked: dict[str, int] = {}
@@ -244,6 +246,7 @@ class Node:
         if answered is None:
             return None
         request, link = answered
+        self.answered_s = self._context.now_s
         if request.kind is RequestKind.DELETE:
             self._on_deleted(request, link, outcome)
         elif request.kind is RequestKind.RETAIN:

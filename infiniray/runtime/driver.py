@@ -44,9 +44,12 @@ _CLOSE_TIMEOUT_S = 3.0
 
 
 class ChunkCoder(Protocol):
-    """Where chunks are computed; both return when it is done, without holding up the event loop."""
+    """Where chunks are computed; both return when it is done, without holding up the event loop.
 
-    async def encode(self, scheme: Scheme, data: Any) -> list[Any]: ...
+    ``outputs`` are buffers that parity may be computed into; what has it, these or others, is returned.
+    """
+
+    async def encode(self, scheme: Scheme, data: Any, outputs: list[Any]) -> list[Any]: ...
 
     async def reconstruct(
         self, scheme: Scheme, object_bytes: int, present: Mapping[int, Any], wanted: Mapping[int, Any]
@@ -418,8 +421,9 @@ class ShardDriver:
         task.add_done_callback(self._coding.discard)
 
     async def _encode(self, command: cmd.Encode, buffers: OperationBuffers) -> None:
-        parity = await self._coder.encode(command.facts.scheme, buffers.object(command.facts))
-        buffers.set_parity(command.facts, parity)
+        scheme, data = command.facts.scheme, buffers.object(command.facts)
+        outputs = [self.pool.take(scheme.chunk_bytes(len(data))) for _ in range(scheme.r)]
+        buffers.set_parity(command.facts, await self._coder.encode(scheme, data, outputs))
 
     async def _decode(self, command: cmd.Decode, buffers: OperationBuffers) -> None:
         facts = command.facts
