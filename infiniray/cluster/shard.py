@@ -38,6 +38,7 @@ from infiniray.errors import (
     StaleEpoch,
     WriteUncertain,
 )
+from infiniray.runtime.collector import calm_collector
 from infiniray.runtime.driver import ShardDriver
 from infiniray.runtime.keys import KeyRing
 from infiniray.values import Packed, fresh_until_s, with_fresh_until, with_writer, writer_of
@@ -498,6 +499,7 @@ class Shard:
                 epoch=enrolment.epoch, coordinator=registry, registered=enrolment.on_record, on_deposed=self._deposed,
             )  # fmt: skip
             await driver.start()
+            calm_collector()
         except BaseException:
             registry.close()
             raise

@@ -60,6 +60,8 @@ class Node:
         self.custody = Custody()
         self.pair = Pair()
         self.backup: Backup | None = None
+        #: when it last answered a request
+        self.answered_s = 0.0
         #: when a session of it last began or ended
         self.touched_s = 0.0
         self.n_invoked: dict[str, int] = {}
@@ -78,6 +80,7 @@ class Node:
             Action.INVOKE: self._call,
             Action.PING: self._ping,
             Action.FLUSH: self._flush,
+            Action.AHEAD: self._send_ahead,
             Action.RESUME: self._resume,
             Action.SUSPECT: self._suspect,
             Action.WARM: self._call_to_warm,
@@ -263,6 +266,7 @@ class Node:
         if answered is None:
             return None
         request, link = answered
+        self.answered_s = self._context.now_s
         if request.kind is RequestKind.DELETE:
             self._on_deleted(request, link, outcome)
         elif request.kind is RequestKind.RETAIN:
@@ -279,7 +283,7 @@ class Node:
     def on_registered(self, instance: InstanceId) -> None:
         """It is on record which instance has the current copy."""
         self.custody.entered(instance)
-        self._context.has_progressed = True
+        self._context.progressed.add(self.id)
 
     # ------------------------------------------------------------ copies
 
@@ -343,7 +347,7 @@ class Node:
         link.spans.update(request.seen)
         if link.copy is self.copy and not self.custody.is_aligned(link.copy):
             self.custody.aligned(link.copy)
-            self._context.has_progressed = True
+            self._context.progressed.add(self.id)
             self._register(link.copy)
         if self.backup is not None:
             self.backup.on_retained(link)
@@ -357,7 +361,7 @@ class Node:
         if outcome is Outcome.DONE and link is not None and link.copy is self.copy:
             self.custody.deleted(request.chunk_ids)
             self._is_hurried = self._is_hurried and bool(self.custody.garbage)
-            self._context.has_progressed = True
+            self._context.progressed.add(self.id)
 
     # ------------------------------------------------------------ backups
 
@@ -549,6 +553,11 @@ class Node:
     def _flush(self) -> None:
         assert self.link is not None
         self.outbox.flush(self.link)
+
+    def _send_ahead(self) -> None:
+        """The connection is frozen with its instance: what is written into it now is there when that wakes."""
+        if self.validity is Validity.VALIDATING:  # or it could not be invoked
+            self.outbox.flush_reads(self.link)
 
     def _pass_on(self, delete: DeleteChunks) -> None:
         if self.backup is not None:

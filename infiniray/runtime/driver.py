@@ -25,7 +25,7 @@ from infiniray.runtime.clock import Clock, Timers
 from infiniray.runtime.coordination import Coordination, Coordinator, LoneCoordinator
 from infiniray.runtime.copies import Copies
 from infiniray.runtime.keys import KeyRing
-from infiniray.runtime.link import NodeLink
+from infiniray.runtime.link import NodeLink, Turn
 from infiniray.runtime.listener import Greeting, Listener
 from infiniray.runtime.pacing import Pacer, Pacing
 from infiniray.runtime.reaching import Reaching
@@ -44,9 +44,12 @@ _CLOSE_TIMEOUT_S = 3.0
 
 
 class ChunkCoder(Protocol):
-    """Where chunks are computed; both return when it is done, without holding up the event loop."""
+    """Where chunks are computed; both return when it is done, without holding up the event loop.
 
-    async def encode(self, scheme: Scheme, data: Any) -> list[Any]: ...
+    ``outputs`` are buffers that parity may be computed into; what has it, these or others, is returned.
+    """
+
+    async def encode(self, scheme: Scheme, data: Any, outputs: list[Any]) -> list[Any]: ...
 
     async def reconstruct(
         self, scheme: Scheme, object_bytes: int, present: Mapping[int, Any], wanted: Mapping[int, Any]
@@ -109,6 +112,7 @@ class ShardDriver:
         self._is_deposed = False
         self._on_deposed = on_deposed
         self._links: dict[LinkId, NodeLink] = {}
+        self._turn = Turn()
         self._keys_of: dict[LinkId, str] = {}  # ids of the secrets that they were proven with
         self._copies = Copies(self._links, self.pool, self.feed)
         self._asking = asyncio.Lock()
@@ -422,8 +426,9 @@ class ShardDriver:
         task.add_done_callback(self._coding.discard)
 
     async def _encode(self, command: cmd.Encode, buffers: OperationBuffers) -> None:
-        parity = await self._coder.encode(command.facts.scheme, buffers.object(command.facts))
-        buffers.set_parity(command.facts, parity)
+        scheme, data = command.facts.scheme, buffers.object(command.facts)
+        outputs = [self.pool.take(scheme.chunk_bytes(len(data))) for _ in range(scheme.r)]
+        buffers.set_parity(command.facts, await self._coder.encode(scheme, data, outputs))
 
     async def _decode(self, command: cmd.Decode, buffers: OperationBuffers) -> None:
         facts = command.facts
@@ -465,7 +470,7 @@ class ShardDriver:
         link_id = LinkId(next(self._link_ids))
         pacer = Pacer(self._pacing, connection) if self._pacing is not None else None
         self._keys_of[link_id] = greeting.key
-        self._links[link_id] = NodeLink(link_id, greeting.node, connection, self._epoch, self, pacer)
+        self._links[link_id] = NodeLink(link_id, greeting.node, connection, self._epoch, self, pacer, self._turn)
         self._reaching.on_dialled()
         self.feed(
             ev.LinkOpened(
