@@ -7,6 +7,8 @@ the bucket again.
     infiniray up                             # a cache that stays; without it, one is started for this run
     python examples/registry_layers.py --bucket s3://bucket/prefix
     python examples/registry_layers.py       # a directory that is removed at the end stands in for the bucket
+
+On a cluster the hosts are spread over its machines. Without --bucket they are all on this one, where the directory is.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import tempfile
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import infiniray
 from infiniray.units import parse_bytes
@@ -66,7 +69,7 @@ class Registry:
         return layers
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0.1)
 class Host:
     """A machine that runs containers."""
 
@@ -101,17 +104,22 @@ def main() -> None:
         backing = {"url": options.bucket or directory, "options": options.options}
         with open_cache(options.cache, backing) as cache:
             space = cache.namespace("registry")
-            demonstrate(space, n_hosts=options.hosts, size_bytes=options.size)
+            host = Host.options(scheduling_strategy="SPREAD" if options.bucket else on_this_machine())
+            hosts = [host.remote(space) for _ in range(options.hosts)]
+            demonstrate(space, hosts, size_bytes=options.size)
 
 
-def demonstrate(cache: infiniray.Cache, *, n_hosts: int, size_bytes: int) -> None:
+def on_this_machine() -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def demonstrate(cache: infiniray.Cache, hosts: list[ray.actor.ActorHandle], *, size_bytes: int) -> None:
     registry = Registry(cache)
     base = [os.urandom(size_bytes) for _ in range(3)]
     for image in ("app:1", "app:2"):
         new = registry.push(image, [*base, os.urandom(size_bytes)])
         print(f"pushed {image}: {len(new)} of {len(base) + 1} layers were new")
 
-    hosts = [Host.remote(cache) for _ in range(n_hosts)]
     pull_everywhere("warm", hosts, "app:1")
 
     front = infiniray.connect(cache.name, backing=False).namespace("registry")  # the cache alone: the bucket keeps all

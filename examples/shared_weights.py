@@ -1,8 +1,9 @@
 """Actors of a serving-style job share model weights that another job has left in the cache.
 
 Two Ray jobs: the first one publishes the weights and ends; what it had in Ray's own object store ends with it. The
-second one starts actors, each of which takes the weights from the cache when it starts: numpy arrays, read-only, no
-copy of its own. An actor that is restarted, or added later, gets them the same way.
+second one reads them from the cache once, and hands its actors the reference. So there is one copy on each machine, in
+Ray's object store, and the arrays of all actors there are read-only views of it. (An actor that called `cache.get`
+would have a copy to itself.) An actor that is restarted, or added later, gets them the same way.
 
     infiniray up                               # a cache that stays; without it, one is started for this run
     python examples/shared_weights.py
@@ -44,12 +45,12 @@ def trained(size_bytes: int) -> Weights:
     return {f"layer{i}": random.normal(0, width**-0.5, (width, width)).astype(np.float32) for i in range(N_LAYERS)}
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0.1, scheduling_strategy="SPREAD")
 class Replica:
     """One of the actors that answer requests."""
 
-    def __init__(self, cache: infiniray.Cache) -> None:
-        self.weights: Weights = cache[MODEL]
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
 
     def predict(self, seed: int) -> float:
         """A request's answer: a random vector, through all layers."""
@@ -58,9 +59,10 @@ class Replica:
             activations = np.maximum(layer @ activations, 0)
         return float(activations.sum())
 
-    def is_shared(self) -> bool:
-        """Whether the weights are views of what Ray holds for all of this machine's actors."""
-        return not any(layer.flags.owndata or layer.flags.writeable for layer in self.weights.values())
+    def where(self) -> tuple[str, bool]:
+        """This machine, and whether the weights are views of what Ray holds for all of its actors."""
+        is_view = not any(layer.flags.owndata or layer.flags.writeable for layer in self.weights.values())
+        return ray.get_runtime_context().get_node_id(), is_view
 
 
 def publish(name: str, size_bytes: int) -> None:
@@ -74,15 +76,17 @@ def publish(name: str, size_bytes: int) -> None:
 
 def serve(cache: infiniray.Cache, n_replicas: int) -> None:
     """The second job."""
-    try:
-        replicas = [Replica.remote(cache) for _ in range(n_replicas)]
-        answers = ray.get([replica.predict.remote(7) for replica in replicas])
-        shared = ray.get([replica.is_shared.remote() for replica in replicas])
-    except ray.exceptions.RayActorError as error:
-        raise SystemExit(f"the replicas did not start; publish {MODEL} first: {error}") from error
-    agree = "agree" if len(set(answers)) == 1 else "DIFFER"
-    without = sum(shared)
-    print(f"job {job()} serves with {n_replicas} replicas, {without} without a copy; answers {agree}: {answers[0]:.4f}")
+    if MODEL not in cache:
+        raise SystemExit(f"there are no weights: publish {MODEL} first, without --serve")
+    reads_before = cache.stats()["gets"]
+    weights = cache.get_ref(MODEL)  # read once, and then Ray's to carry to where actors are
+    replicas = [Replica.remote(weights) for _ in range(n_replicas)]
+    answers = ray.get([replica.predict.remote(7) for replica in replicas])
+    machines, are_views = zip(*ray.get([replica.where.remote() for replica in replicas]), strict=True)
+    n_reads = cache.stats()["gets"] - reads_before
+    print(f"job {job()} serves with {n_replicas} replicas on {len(set(machines))} of the cluster's machines")
+    print(f"reads of the cache: {n_reads}; replicas without a copy of their own: {sum(are_views)}")
+    print(f"answers {'agree' if len(set(answers)) == 1 else 'DIFFER'}: {answers[0]:.4f}")
 
 
 def job() -> str:

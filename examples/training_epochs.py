@@ -5,6 +5,8 @@ in another order in each epoch, by several trainers, as a shuffling data loader 
 
     infiniray up                                    # a cache that stays; without it, one is started for this run
     python examples/training_epochs.py --data DIR   # without --data: a few files of random bytes
+
+On a cluster, DIR is one that all machines see. Without --data all trainers are on this machine, where the files are.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import infiniray
 from infiniray.units import parse_bytes
@@ -30,7 +33,7 @@ def open_cache(name: str) -> infiniray.Cache:
         return infiniray.start(name=name)
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0.1)
 class Trainer:
     """Reads files and does something with each; the handle of the cache came along in a message."""
 
@@ -76,6 +79,10 @@ def make_files(directory: Path, n_files: int, size_bytes: int) -> None:
         (directory / f"part-{index:03}").write_bytes(np.random.default_rng(index).bytes(size_bytes))
 
 
+def on_this_machine() -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", default="default", help="name of the cache")
@@ -88,8 +95,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made_up, open_cache(options.cache) as cache:
         if options.data is None:
             make_files(Path(made_up), options.files, options.size)
-        paths = sorted(path for path in (options.data or Path(made_up)).iterdir() if path.is_file())
-        trainers = [Trainer.remote(cache.namespace("training")) for _ in range(options.trainers)]
+        paths = sorted(path for path in (options.data or Path(made_up)).resolve().iterdir() if path.is_file())
+        where = "SPREAD" if options.data is not None else on_this_machine()
+        trainer = Trainer.options(scheduling_strategy=where)
+        trainers = [trainer.remote(cache.namespace("training")) for _ in range(options.trainers)]
         for epoch in range(1, options.epochs + 1):
             began_s = time.perf_counter()
             count = run_epoch(trainers, paths)

@@ -22,8 +22,8 @@ from infiniray.faas.local.settings import LocalPlatformSettings
 from infiniray.sim.settings import SimulationSettings
 from infiniray.units import Bytes, Seconds
 
-__all__ = ["BackingConfig", "CodecConfig", "Config", "DeployConfig", "LimitsConfig", "PlatformConfig", "PoolConfig",
-           "ReadConfig", "RedundancyRule", "RingConfig", "SessionConfig"]  # fmt: skip
+__all__ = ["BackingConfig", "ChannelConfig", "CodecConfig", "Config", "DeployConfig", "LimitsConfig", "PlatformConfig",
+           "PoolConfig", "ReadConfig", "RedundancyRule", "RingConfig", "SessionConfig"]  # fmt: skip
 
 _ENV_PREFIX = "INFINIRAY_"
 #: Set by the system itself, not settings.
@@ -107,6 +107,11 @@ class AvailabilityConfig(_Section):
         "every interval, used or not (FAST'20 section 4.2)",
     )
     warm_interval_s: Seconds = Field(60.0, gt=0, description="invoke a node that nothing has used for this long")
+    warm_replicas: bool = Field(
+        False,
+        description="warm nodes in pairs, so that replicas answer, too: one that was reclaimed is missed within an "
+        "interval, and backed up to at once",
+    )
     backup_interval_s: Seconds = Field(
         300.0, description="back up a node that has changed to its peer replica this often; 0: never"
     )
@@ -115,6 +120,9 @@ class AvailabilityConfig(_Section):
     )
     backup_burst_bytes: Bytes = Field(
         150 << 20, gt=0, description="moved by one backup at most: what a function's network does at its burst rate"
+    )
+    backup_window_bytes: Bytes = Field(
+        32 << 20, gt=0, description="copied at a time by one backup: through the shard's memory"
     )
     backup_retry_s: Seconds = Field(
         15.0, gt=0, description="pause before a backup goes on that stopped there, or that failed"
@@ -159,6 +167,22 @@ class CodecConfig(_Section):
         128 << 20,
         description="objects this large are coded in a Ray worker task, smaller in a thread: below, mapping the object "
         "into another process costs more than the kernel does",
+    )
+
+
+class ChannelConfig(_Section):
+    """The direct way between clients and shards; what cannot go this way goes through Ray."""
+
+    enabled: bool = Field(True, description="clients connect to shards directly where they can")
+    shared_memory_bytes: Bytes = Field(
+        1 << 30,
+        description="of one shard, for large values that clients on its machine map; beyond it, copies. 0: none",
+    )
+    idle_s: Seconds = Field(30.0, gt=0, description="memory that nobody has used for so long is given back")
+    listen_host: str | None = Field(
+        None,
+        description="where shards listen for clients on other machines, 'auto': where Ray knows theirs; "
+        "None: those go through Ray",
     )
 
 
@@ -320,6 +344,7 @@ class Config(_Section):
     session: SessionConfig = SessionConfig()
     codec: CodecConfig = CodecConfig()
     limits: LimitsConfig = LimitsConfig()
+    channel: ChannelConfig = ChannelConfig()
     platform: PlatformConfig = Field(default_factory=PlatformConfig)
     deploy: DeployConfig = Field(default_factory=DeployConfig)
     backing: BackingConfig = Field(default_factory=BackingConfig)

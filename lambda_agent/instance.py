@@ -20,7 +20,7 @@ class Channel:
 
     def __init__(self, store: ChunkStore, address: str, timeout_s: float, certificate: str = "") -> None:
         """Dials, as :meth:`Link.dial`."""
-        self.stores = IncomingStores(store)
+        self.stores = IncomingStores(store, lambda: bool(self.chunks) or self.link.sending)
         self.chunks = OutgoingChunks()
         self.link = Link.dial(address, self._place, timeout_s, certificate)
 

@@ -74,6 +74,7 @@ class Link:
         self._tls = None if isinstance(sock, socket.socket) else sock
         self._reader = FrameReader(sink)
         self._outbox: deque[memoryview] = deque()
+        self.waiting_bytes = 0  # queued, and not yet with the system
         self._poll = select.poll()
         self._poll.register(sock, 0)
 
@@ -150,8 +151,10 @@ class Link:
         if not self._outbox:
             self.sent_s = time.monotonic()
         self._outbox.append(memoryview(head))
+        self.waiting_bytes += len(head)
         if body:
             self._outbox.append(body)
+            self.waiting_bytes += len(body)
 
     def send_some(self) -> bool:
         """One gathering write. False if nothing waits, or the system takes nothing now."""
@@ -165,6 +168,7 @@ class Link:
         except OSError as error:
             raise LinkLost(f"the connection to {self.address} broke: {error}") from error
         self.bytes_out += n_bytes
+        self.waiting_bytes -= n_bytes
         self.sent_s = time.monotonic()
         while n_bytes:
             first = self._outbox.popleft()
@@ -194,6 +198,7 @@ class Link:
     def close(self) -> None:
         """Hang up. What was queued is lost. Closing twice is fine."""
         self._outbox.clear()
+        self.waiting_bytes = 0
         self.inbox.clear()
         self._sock.close()
 

@@ -28,6 +28,8 @@ BACKUP_HOLD_S = 2.0
 RETURN_BEFORE_S = 0.5
 #: ... and begins to end so much earlier, to send what is half sent.
 WIND_UP_S = 0.25
+#: Segments are sent together up to this.
+BATCH_BYTES = 256 << 10
 #: Room for the rest of a meta around the descriptions in it.
 _META_SLACK_BYTES = 1024
 
@@ -76,6 +78,8 @@ class Session:
         except BaseException:
             self._hang_up()
             raise
+        finally:
+            self._store.spares.clear()
         return self._work()
 
     # ------------------------------------------------------------ connections
@@ -193,11 +197,20 @@ class Session:
         return received or handled
 
     def _give_out(self, channel: Channel) -> bool:
-        """Send at most one more segment, so that a CANCEL is seen between any two; False if nothing moved."""
-        if not channel.link.sending and (segment := channel.chunks.next_segment()):
-            head = self._head(segment.kind, segment.request, segment.meta, len(segment.body))
-            channel.link.queue(head, segment.body)
+        """One write: many small chunks, or a segment of a large one, so that a CANCEL is seen between any two. False if
+        nothing moved."""
+        while channel.link.waiting_bytes < BATCH_BYTES and self._queue_segment(channel):
+            pass
         return channel.link.send_some()
+
+    def _queue_segment(self, channel: Channel) -> bool:
+        """Have the next segment sent that somebody asked for; False if there is none."""
+        segment = channel.chunks.next_segment()
+        if segment is None:
+            return False
+        head = self._head(segment.kind, segment.request, segment.meta, len(segment.body))
+        channel.link.queue(head, segment.body)
+        return True
 
     def _rest(self, channel: Channel) -> bool:
         """Wait for the shard; False if the session is over."""
@@ -339,8 +352,7 @@ class Session:
         if not (type(first) is int and type(last) is int and first > 0 <= last and _are_distances(deltas)):
             raise ProtocolError(f"not a RETAIN: {frame.meta!r:.120}")
         self._store.retain(first, last, accumulate(deltas))
-        for span in seen:
-            self._store.spans.add(*span)
+        self._store.spans.update(seen)
         self._say(channel, Kind.RETAINED, None, frame.request)
 
     _HANDLERS: ClassVar[dict[Kind, Callable[[Session, Channel, Frame], None]]] = {

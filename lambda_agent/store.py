@@ -13,12 +13,14 @@ from typing import NamedTuple
 
 from infiniray.wire.describe import ChunkId, ChunkInfo, SeqSpans
 
-__all__ = ["Chunk", "ChunkStore", "cost_bytes", "new_buffer", "populate"]
+__all__ = ["Chunk", "ChunkStore", "SpareMemory", "cost_bytes", "new_buffer", "populate"]
 
 _PAGE_BYTES = 4096
 #: From here on a chunk has a mapping of its own, so that deleting it really returns its memory to the system;
 #: freed heap memory of that size often stays with the process, which the platform's memory limit would count.
 _OWN_MAPPING_BYTES = 256 << 10
+#: Kept of chunks that were let go, at most.
+_SPARE_BYTES = 64 << 20
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; Python's mmap does not name it
 
 
@@ -57,6 +59,37 @@ def populate(buffer: memoryview, start: int, stop: int) -> None:
             buffer.obj.madvise(_MADV_POPULATE_WRITE, first, stop - first)
 
 
+class SpareMemory:
+    """I keep the buffers of chunks that were let go, for chunks of the same length: pages that are there already cost
+    nothing, new ones cost more than receiving into them. Only for as long as a session lasts.
+
+    A buffer may still be being sent when its chunk goes, so it is used again only once nothing is being sent at all.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._buffers: dict[int, list[memoryview]] = {}  # by length
+
+    def put(self, buffer: memoryview) -> None:
+        """A buffer that nobody will write to any more; small ones are not worth it, and more than some are too much."""
+        if _OWN_MAPPING_BYTES <= len(buffer) <= _SPARE_BYTES - self.bytes:
+            self._buffers.setdefault(len(buffer), []).append(buffer)
+            self.bytes += len(buffer)
+
+    def take(self, n_bytes: int) -> memoryview | None:
+        """One of exactly this length, with whatever in it, if there is one. Only while nothing is being sent."""
+        buffers = self._buffers.get(n_bytes)
+        if not buffers:
+            return None
+        self.bytes -= n_bytes
+        return buffers.pop()
+
+    def clear(self) -> None:
+        """Give all of it back to the system."""
+        self._buffers.clear()
+        self.bytes = 0
+
+
 class ChunkStore:
     """I keep chunks within ``limit_bytes``, and know which inserts and deletes of this node I have seen.
 
@@ -69,6 +102,7 @@ class ChunkStore:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0  # chunks held, and room reserved
         self.spans = SeqSpans()
+        self.spares = SpareMemory()
         self._chunks: OrderedDict[ChunkId, Chunk] = OrderedDict()  # most recently used last
         self._ordered: list[ChunkId] | None = None  # the ids sorted, for LIST; None: not up to date
 
@@ -86,6 +120,8 @@ class ChunkStore:
         if self.used_bytes + cost > self.limit_bytes:
             return False
         self.used_bytes += cost
+        if self.used_bytes + self.spares.bytes > self.limit_bytes:
+            self.spares.clear()
         return True
 
     def release(self, info: ChunkInfo) -> None:
@@ -144,6 +180,7 @@ class ChunkStore:
         chunk = self._chunks.pop(chunk_id, None)
         if chunk is not None:
             self.used_bytes -= cost_bytes(chunk.info.chunk_bytes)
+            self.spares.put(chunk.body)
             self._ordered = None
 
 

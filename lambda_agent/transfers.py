@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 from infiniray.wire.describe import ChunkInfo
@@ -16,10 +17,11 @@ __all__ = ["IncomingStores", "OutgoingChunks", "PartialStore", "Segment"]
 class PartialStore:
     """A chunk of which not all bytes are here yet."""
 
-    __slots__ = ("body", "info", "is_copy", "moved_s", "placed_bytes", "received_bytes", "reserved")
+    __slots__ = ("body", "info", "is_copy", "is_used", "moved_s", "placed_bytes", "received_bytes", "reserved")
 
-    def __init__(self, info: ChunkInfo, body: memoryview | None, is_copy: bool) -> None:
+    def __init__(self, info: ChunkInfo, body: memoryview | None, is_copy: bool, is_used: bool) -> None:
         self.info = info
+        self.is_used = is_used  # its memory held another chunk before: the pages are there
         self.body = body  # None: no memory for it
         self.is_copy = is_copy  # of a chunk that another instance has, under the same number
         self.placed_bytes = 0  # of which the place has been named
@@ -43,8 +45,10 @@ class IncomingStores:
     no place.
     """
 
-    def __init__(self, store: ChunkStore) -> None:
+    def __init__(self, store: ChunkStore, is_sending: Callable[[], bool] = lambda: False) -> None:
+        """``is_sending``: whether any chunk, even one that was let go, may be on its way out."""
         self._store = store
+        self._is_sending = is_sending
         self._open: dict[int, PartialStore] = {}
         self._receiving: PartialStore | None = None  # the one that the bytes read now belong to
 
@@ -72,7 +76,8 @@ class IncomingStores:
         self._receiving = part
         if part.body is None:
             return None
-        populate(part.body, start, stop)
+        if not part.is_used:
+            populate(part.body, start, stop)
         return part.body[start:stop]
 
     def touch(self) -> None:
@@ -116,7 +121,7 @@ class IncomingStores:
         part = self._open.pop(request)
         if part.reserved:
             self._store.release(part.info)
-        part.body = None
+        part.body = None  # not a spare: bytes may be being received into it
         was_receiving = self._receiving is part
         if was_receiving:
             self._receiving = None
@@ -139,7 +144,9 @@ class IncomingStores:
             raise ProtocolError(f"changes are numbered from 1, not {info.seq}")
         if frame.request in self._open:
             raise ProtocolError(f"request {frame.request} is already a STORE under way")
-        part = PartialStore(info, self._memory(info.chunk_bytes), frame.meta.get("copy") is True)
+        spare = None if self._is_sending() else self._store.spares.take(info.chunk_bytes)
+        body = self._memory(info.chunk_bytes) if spare is None else spare
+        part = PartialStore(info, body, frame.meta.get("copy") is True, spare is not None)
         self._open[frame.request] = part
         return part
 

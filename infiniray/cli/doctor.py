@@ -105,6 +105,24 @@ def _leftovers() -> Iterator[Finding]:
         yield Finding("leftovers", "ok", "none")
 
 
+def _clusters() -> Iterator[Finding]:
+    """Of caches that are guests: no process of this machine tells whether their Ray is still there."""
+    from infiniray.cluster.rayapi import require_answer
+    from infiniray.cluster.state import StateDirectory
+    from infiniray.errors import CacheUnavailable
+
+    for record in StateDirectory().records():
+        if record.ray_head is not None:
+            continue
+        try:
+            require_answer(record.ray_address)
+        except CacheUnavailable as error:
+            advice = "if that cluster is gone: infiniray down"
+            yield Finding("Ray cluster", "warn", f"cache {record.name!r}: {error}", advice)
+        else:
+            yield Finding("Ray cluster", "ok", f"cache {record.name!r}: {record.ray_address} answers")
+
+
 def _running_code() -> Iterator[Finding]:
     """Functions keep the code that they were made with: an upgrade of this package does not reach them by itself."""
     from infiniray.cluster.state import StateDirectory
@@ -148,6 +166,7 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _loopback,
     _clock,
     _leftovers,
+    _clusters,
     _running_code,
 )
 

@@ -29,6 +29,7 @@ _COMMANDS = {
     "bench": ("bench", "Measure this cache against others."),
     "replay": ("replay", "Replay a trace against this cache, Redis, S3 or Ray's object store."),
     "simulate": ("simulate", "Run a trace in virtual time: hits, losses, latency and cost."),
+    "ablate": ("ablate", "What each setting is worth: a configuration beside variations of it, simulated."),
     "soak": ("soak", "Search for broken promises: seeded bad luck in virtual time."),
     "trace": ("trace", "Traces: describe, convert, generate."),
     "report": ("report", "One page with plots of what replays and simulations found."),

@@ -29,10 +29,15 @@ _SAMPLE_SHARE = 6  # of the trace, if nobody says how much
 def _hours(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
     from infiniray.units import parse_seconds
 
+    if text is None:
+        return None
     try:
-        return None if text is None else parse_seconds(text) / 3600
+        seconds = parse_seconds(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+    if seconds <= 0:
+        raise click.BadParameter(f"a part of the trace is longer than {text}")
+    return seconds / 3600
 
 
 def _seconds_or_never(text: str) -> float:
@@ -47,10 +52,22 @@ def _seconds(text: str) -> float:
     return parse_seconds(text)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError(f"not a number of 1 or more: {text!r}")
+    return int(text)
+
+
+def _memory_mb(text: str) -> int:
+    if not 128 <= (memory_mb := _count(text)) <= 10_240:
+        raise ValueError(f"a function has 128 to 10,240 MB, not {memory_mb:,}")
+    return memory_mb
+
+
 #: {what --choose calls an axis: (the planner's name of it, how its choices are read)}
 _AXES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "nodes": ("n_nodes", int),
-    "memory": ("memory_mb", int),
+    "nodes": ("n_nodes", _count),
+    "memory": ("memory_mb", _memory_mb),
     "scheme": ("scheme", str),
     "warm": ("warm_every_s", _seconds_or_never),
     "backup": ("backup_every_s", _seconds_or_never),

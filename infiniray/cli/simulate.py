@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from infiniray.sim.experiment import ExperimentResult
     from workloads.simulated import SimulatedRun
+    from workloads.trace import Request
 
 __all__ = ["simulate"]
 
@@ -71,12 +73,13 @@ def simulate(
         raise click.UsageError(f"{report} holds results already: --overwrite replaces them")
     chosen = configuration(config, settings, name=None, nodes=None, shards=None, memory_mb=None, scheme=None)
     problems = TraceProblems(strict=strict)
+    requests = _begun(open_trace(trace, problems=problems))
+    samples = read_reclaims(reclaims, scale=reclaims_scale) if reclaims is not None else ()
     with _run(report, system, trace) as run:
         experiment = Experiment(
             chosen, seed=seed, tell=run.tell if run else None, tell_hour=run.tell_hour if run else None
         )
-        samples = read_reclaims(reclaims, scale=reclaims_scale) if reclaims is not None else ()
-        result = experiment.run(asked_of(open_trace(trace, problems=problems)), samples)
+        result = experiment.run(asked_of(requests), samples)
         if run is not None:
             run.note(result)
     if report is not None:
@@ -91,6 +94,12 @@ def simulate(
         results().print(_hour_table(result))
     if report is not None:
         says().print(f"results and report.html are in {report}")
+
+
+def _begun(requests: Iterator[Request]) -> Iterator[Request]:
+    """The same requests, the first of which has been read: what is no trace ends here, before a report is begun."""
+    first = next(requests)
+    return itertools.chain([first], requests)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from infiniray.channel.peer import Handler
+from infiniray.channel.server import ChannelServer
 from infiniray.cluster import rayapi
 from infiniray.cluster.membership import Membership
 from infiniray.config import Config, PlatformConfig
@@ -22,7 +24,7 @@ from infiniray.runtime.pacing import Pacing
 if TYPE_CHECKING:
     from infiniray.runtime.certificates import ShardCertificate
 
-__all__ = ["address_to_dial", "assemble", "host_to_listen_on", "pacing_of", "policy_of"]
+__all__ = ["address_to_dial", "assemble", "host_to_listen_on", "open_channel", "pacing_of", "policy_of"]
 
 #: Open at once: a session that ends and the next one overlap; a copy of the node may run beside it.
 _INVOCATIONS_PER_NODE = 4
@@ -115,4 +117,19 @@ def assemble(
         coordinator=coordinator,
         registered=registered,
         on_deposed=on_deposed,
+    )
+
+
+def open_channel(handler: Handler, driver: ShardDriver, config: Config) -> ChannelServer:
+    """Where clients of a shard connect directly, not yet started. Needs a running event loop."""
+    channel = config.channel
+    host = rayapi.local_node_ip() if channel.listen_host == "auto" else channel.listen_host
+    return ChannelServer(
+        handler,
+        driver.pool,
+        shared_bytes=channel.shared_memory_bytes,
+        shared_min_bytes=config.limits.inline_max_bytes,
+        idle_s=channel.idle_s,
+        listen_host=host,
+        dial_host=rayapi.local_node_ip() if host is not None and _is_wildcard(host) else host,
     )

@@ -9,14 +9,31 @@ import random
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from infiniray.channel.client import Channel
+from infiniray.channel.line import ChannelBusy, ChannelLost, ChannelUnreachable
+from infiniray.channel.waiting import Exchange, TimedOut
 from infiniray.cluster import rayapi
+from infiniray.cluster.batches import Outcomes, get_batches, is_settled, put_batches
+from infiniray.cluster.calls import (
+    UNSAID,
+    Call,
+    PutCall,
+    Submit,
+    Value,
+    ask_call,
+    exists_call,
+    get_call,
+    made,
+    put_call,
+)
+from infiniray.cluster.channels import Channels
 from infiniray.cluster.deadline import Deadline
 from infiniray.cluster.membership import Membership, shard_actor_name, supervisor_name
-from infiniray.cluster.steps import Block, Pause, Steps, Wait
+from infiniray.cluster.steps import Block, Pause, Steps, Talk, TalkAll, Wait
 from infiniray.cluster.turns import Turn
 from infiniray.errors import (
     CacheUnavailable,
@@ -27,7 +44,6 @@ from infiniray.errors import (
     ShardRecovering,
     StaleEpoch,
 )
-from infiniray.values import serialize
 
 __all__ = ["Client", "Entry"]
 
@@ -42,34 +58,6 @@ _WINDOW_CALLS = 64
 _WINDOW_BYTES = 512 << 20
 
 
-#: Calls a method of the given shard actor: (actor, epoch, seconds left) -> reference to the answer.
-Submit = Callable[[rayapi.Actor, int, float], rayapi.Ref]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    """One request to the shard that owns ``key`` (or to ``shard``); it can be submitted again."""
-
-    operation: str
-    key: str
-    submit: Submit
-    #: in place of ``submit`` when the call may have been carried out, but was not answered
-    submit_again: Submit | None = None
-    shard: str | None = None
-    n_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A serialized value, ready for any number of attempts. ``payload``: bytes, or a reference into Ray's store."""
-
-    head: str
-    payload: Any
-    n_bytes: int
-    #: the reference once more, where the shard may want to hand it to a codec task
-    refs: list[rayapi.Ref] = field(default_factory=list)
-
-
 class Entry(NamedTuple):
     """What a listing says of an object. ``expires_s`` is Unix time, None for never."""
 
@@ -82,32 +70,40 @@ class Client:
     """I speak to one cache on behalf of one process.
 
     I keep its membership and route by myself; I learn of changes when a shard calls my epoch stale or does not answer.
+
+    Args:
+        channels: where shards are reached directly; None: all goes through Ray.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, channels: Channels | None = None) -> None:
         self.name = name
+        self._channels = channels
         self._membership: Membership | None = None
         self._is_outdated = False
         self._actors: dict[str, rayapi.Actor] = {}
+
+    def close(self) -> None:
+        """Let go of direct connections; what is called later goes through Ray."""
+        self._channels = None
 
     # ------------------------------------------------------------ one key
 
     def put(self, key: str, value: Any, ttl_s: float | None, timeout_s: float | None) -> Steps[None]:
         deadline = yield from self._begin(timeout_s)
-        call = yield from self._put_call(key, value, ttl_s, deadline)
-        yield from self._finish(call, None, deadline)
+        placed = Value(value, (yield from self._known(deadline)))
+        yield from self._finish(put_call(key, placed, _request_id(), ttl_s), None, deadline)
 
     def get(self, key: str, timeout_s: float | None, *, raw: bool = False) -> Steps[Any]:
         deadline = yield from self._begin(timeout_s)
-        return (yield from self._finish(_get_call(key, raw), None, deadline))
+        return (yield from self._finish(get_call(key, raw), None, deadline))
 
     def get_ref(self, key: str, timeout_s: float | None, *, raw: bool = False) -> Steps[rayapi.Ref]:
         """A reference to the answer, which is not waited for: what it ends in is seen where it is used. So the shard is
         asked for a sign of life before, which is tried again as any call is: one that restarts is waited for, and an
         outdated membership renewed."""
         deadline = yield from self._begin(timeout_s)
-        yield from self._finish(_exists_call(key), None, deadline)
-        return (yield from self._submit(_get_call(key, raw), deadline))
+        yield from self._finish(exists_call(key), None, deadline)
+        return (yield from self._submit(get_call(key, raw), deadline))
 
     def delete(self, key: str, timeout_s: float | None) -> Steps[bool]:
         request = _request_id()
@@ -144,7 +140,8 @@ class Client:
     ) -> Steps[None]:
         deadline = yield from self._begin(timeout_s)
         request = _request_id()
-        placed = yield from self._place(value, deadline)
+        placed = Value(value, (yield from self._known(deadline)))
+        yield from placed.prepare()
 
         def submit(actor: rayapi.Actor, epoch: int, left_s: float) -> rayapi.Ref:
             return actor.put_computed.remote(
@@ -152,17 +149,29 @@ class Client:
                 holder=holder, request=request, ttl_s=ttl_s, stale_s=stale_s, timeout_s=left_s,
             )  # fmt: skip
 
-        call = _Call(operation="PUT_COMPUTED", key=key, submit=submit, n_bytes=placed.n_bytes)
+        call = Call(operation="PUT_COMPUTED", key=key, submit=submit, n_bytes=placed.n_bytes)
         yield from self._finish(call, None, deadline)
 
     # ------------------------------------------------------------ many keys
 
     def get_many(self, keys: Iterable[str], timeout_s: float | None, *, raw: bool = False) -> Steps[dict[str, Any]]:
         deadline = yield from self._begin(timeout_s)
-        calls = (_get_call(key, raw) for key in dict.fromkeys(keys))
-        answers = yield from self._finish_all(map(_ready, calls), deadline)
+        outcomes: Outcomes = {}
+        wanted = list(dict.fromkeys(keys))
+
+        def say(channel: Channel, epoch: int, keys: list[str]) -> Exchange[None]:
+            return get_batches(channel, epoch, deadline, keys, outcomes)
+
+        yield from self._say_all("GET", wanted, say, deadline)
+        answers: dict[str, Any] = {}
+        for key, outcome in outcomes.items():
+            if is_settled(outcome):
+                answers[key] = yield from _caught(made(outcome, raw))
+        left = (_ready(get_call(key, raw)) for key in wanted if key not in answers)
+        answers |= yield from self._finish_all(left, deadline)
         found: dict[str, Any] = {}
-        for key, answer in answers:
+        for key in wanted:
+            answer = answers[key]
             if isinstance(answer, KeyNotFound):
                 continue
             if isinstance(answer, InfiniRayError):
@@ -172,11 +181,29 @@ class Client:
 
     def put_many(self, values: Mapping[str, Any], ttl_s: float | None, timeout_s: float | None) -> Steps[None]:
         deadline = yield from self._begin(timeout_s)
-        calls = (self._put_call(key, value, ttl_s, deadline) for key, value in values.items())
-        answers = yield from self._finish_all(calls, deadline)
-        for _, answer in answers:
-            if isinstance(answer, InfiniRayError):
-                raise answer
+        membership = yield from self._known(deadline)
+        requests = {key: _request_id() for key in values}
+        outcomes: Outcomes = {}
+
+        def begin(key: str) -> PutCall:
+            return put_call(key, Value(values[key], membership), requests[key], ttl_s)
+
+        def say(channel: Channel, epoch: int, keys: list[str]) -> Exchange[None]:
+            return put_batches(channel, epoch, deadline, keys, begin, outcomes.__setitem__)
+
+        def say_otherwise(key: str) -> Call:
+            call = begin(key)
+            if isinstance(outcomes.get(key), CacheUnavailable):  # nobody knows how far it got
+                return replace(call, submit=call.submit_again or call.submit, say=None)
+            return call
+
+        yield from self._say_all("PUT", list(values), say, deadline)
+        answers = {key: outcome for key, outcome in outcomes.items() if is_settled(outcome)}
+        left = (_ready(say_otherwise(key)) for key in values if key not in answers)
+        answers |= yield from self._finish_all(left, deadline)
+        for key in values:
+            if isinstance(answers[key], InfiniRayError):
+                raise answers[key]
 
     def entries(self, prefix: str, limit: int | None, timeout_s: float | None) -> Steps[list[Entry]]:
         deadline = yield from self._begin(timeout_s)
@@ -186,7 +213,7 @@ class Client:
 
         for pause_s in _pauses():
             membership = yield from self._known(deadline)
-            calls = [_Call(operation="LIST", key="", submit=submit, shard=shard) for shard in membership.shards]
+            calls = [Call(operation="LIST", key="", submit=submit, shard=shard) for shard in membership.shards]
             answers = [answer for _, answer in (yield from self._finish_all(map(_ready, calls), deadline))]
             troubles = [answer for answer in answers if isinstance(answer, InfiniRayError)]
             if not troubles and all(shards == membership.ring.shards for shards, _ in answers):
@@ -231,44 +258,24 @@ class Client:
         """Call a method that takes a key."""
         deadline = yield from self._begin(timeout_s)
 
-        def submit(actor: rayapi.Actor, epoch: int, left_s: float) -> rayapi.Ref:
-            return getattr(actor, method).remote(epoch, key, timeout_s=left_s, **details)
+        return (yield from self._finish(ask_call(method, key, details), None, deadline))
 
-        return (yield from self._finish(_Call(operation=method.upper(), key=key, submit=submit), None, deadline))
-
-    def _put_call(self, key: str, value: Any, ttl_s: float | None, deadline: Deadline) -> Steps[_Call]:
-        request = _request_id()
-        placed = yield from self._place(value, deadline)
-
-        def submit(actor: rayapi.Actor, epoch: int, left_s: float, *, is_again: bool = False) -> rayapi.Ref:
-            return actor.put.remote(
-                epoch, key, placed.head, placed.payload, placed.refs,
-                request=request, is_again=is_again, ttl_s=ttl_s, timeout_s=left_s,
-            )  # fmt: skip
-
-        again = partial(submit, is_again=True)
-        return _Call(operation="PUT", key=key, submit=submit, submit_again=again, n_bytes=placed.n_bytes)
-
-    def _place(self, value: Any, deadline: Deadline) -> Steps[_Placed]:
-        """Serialize; what is large goes into Ray's store here, so that the call carries only a reference."""
-        membership = yield from self._known(deadline)
-        head, data = serialize(value)
-        if data.nbytes < membership.inline_max_bytes:
-            return _Placed(head, data.tobytes(), data.nbytes)
-        ref = yield Block(partial(rayapi.place, data))
-        return _Placed(head, ref, data.nbytes, [ref] if data.nbytes >= membership.task_min_bytes else [])
-
-    def _finish(self, call: _Call, ref: rayapi.Ref | None, deadline: Deadline) -> Steps[Any]:
+    def _finish(self, call: Call, ref: rayapi.Ref | None, deadline: Deadline) -> Steps[Any]:
         """The answer to a call, which may have been submitted as ``ref``.
 
         A shard that is restarting is waited for, and an outdated view of the membership is renewed, until the deadline.
         """
         pauses = _pauses()
-        submit = call.submit
+        may_have_run = False
         while True:
             pause_s = next(pauses)
             try:
+                was_said = False
                 if ref is None:
+                    was_said, outcome = yield from self._say(call, deadline, may_have_run)
+                    if was_said:
+                        return (yield from made(outcome, call.raw))
+                    submit = call.submit_again if may_have_run else None
                     ref = yield from self._submit(call, deadline, submit)
                 return (yield Wait(ref=ref, deadline=deadline, operation=call.operation, key=call.key))
             except (StaleEpoch, CacheUnavailable) as trouble:
@@ -276,8 +283,8 @@ class Client:
                     raise  # that shard may have left: whoever calls it by name knows what to do then
                 if deadline.left_s() <= pause_s:
                     raise _gave_up(call, deadline, trouble) from trouble
-                if ref is not None and isinstance(trouble, CacheUnavailable):  # nobody knows how far it got
-                    submit = call.submit_again or submit
+                if isinstance(trouble, CacheUnavailable) and (ref is not None or was_said):
+                    may_have_run = True  # nobody knows how far it got
                 self._doubt()
             except (ShardRecovering, ObjectReplaced) as trouble:
                 pause_s = getattr(trouble, "retry_after_s", 0.0) * random.uniform(0.5, 1.5)
@@ -286,12 +293,12 @@ class Client:
             ref = None
             yield Pause(seconds=pause_s)
 
-    def _finish_all(self, calls: Iterable[Steps[_Call]], deadline: Deadline) -> Steps[list[tuple[str, Any]]]:
+    def _finish_all(self, calls: Iterable[Steps[Call]], deadline: Deadline) -> Steps[list[tuple[str, Any]]]:
         """Answers to calls, in their order; an error that one met stands in the place of its answer.
 
         All are submitted before any is waited for, as far as the window allows.
         """
-        under_way: deque[tuple[_Call, rayapi.Ref | None]] = deque()
+        under_way: deque[tuple[Call, rayapi.Ref | None]] = deque()
         answers: list[tuple[str, Any]] = []
 
         def settle_oldest() -> Steps[None]:
@@ -310,7 +317,88 @@ class Client:
             yield from settle_oldest()
         return answers
 
-    def _submit(self, call: _Call, deadline: Deadline, submit: Submit | None = None) -> Steps[rayapi.Ref]:
+    def _say(self, call: Call, deadline: Deadline, is_again: bool) -> Steps[tuple[bool, Any]]:
+        """Whether a call was made over the shard's channel, and what became of it: an error, too."""
+        channels = self._channels
+        if call.say is None or channels is None:
+            return False, None
+        membership = yield from self._known(deadline)
+        name = membership.actor_of(call.key)
+        channel = yield from self._channel(channels, name, deadline)
+        if channel is None:
+            return False, None
+        exchange = call.say(channel, membership.epoch, deadline, is_again)
+        try:
+            outcome = yield Talk(exchange=exchange, deadline=deadline, operation=call.operation, key=call.key)
+        except ChannelBusy:
+            return False, None
+        except ChannelUnreachable as trouble:
+            channels.unreachable(name, channel)
+            if channel.was_reached:  # it has ended: its actor is asked first whether it is back, which risks nothing
+                raise CacheUnavailable(detail=f"{call.operation}: {name} has ended: {trouble}") from None
+            return False, None
+        except ChannelLost as lost:
+            channels.forget(name, channel)
+            error = CacheUnavailable(detail=f"{call.operation}: the connection to {name} ended: {lost}")
+            if not lost.may_have_run:
+                raise error from None
+            return True, error
+        return outcome is not UNSAID, outcome
+
+    def _say_all(
+        self,
+        operation: str,
+        keys: list[str],
+        say: Callable[[Channel, int, list[str]], Exchange[None]],
+        deadline: Deadline,
+    ) -> Steps[None]:
+        """Have all shards that can be reached directly asked for their keys, all at once. What ``say`` did not get done
+        is left to other ways.
+
+        Raises:
+            DeadlineExceeded: that took too long.
+            InfiniRayError: what ``say`` raised.
+        """
+        channels = self._channels
+        if channels is None or not keys:
+            return
+        membership = yield from self._known(deadline)
+        by_shard: dict[str, list[str]] = {}
+        for key in keys:
+            by_shard.setdefault(membership.actor_of(key), []).append(key)
+        found: list[tuple[str, Channel]] = []
+        for name in by_shard:
+            channel = yield from _caught(self._channel(channels, name, deadline))
+            if isinstance(channel, Channel):
+                found.append((name, channel))
+        exchanges = [say(channel, membership.epoch, by_shard[name]) for name, channel in found]
+        results = yield TalkAll(exchanges=exchanges, deadline=deadline)
+        for (name, channel), result in zip(found, results, strict=True):
+            if isinstance(result, TimedOut):
+                raise deadline.exceeded(operation, by_shard[name][0], "no answer from the shard")
+            if isinstance(result, ChannelUnreachable) and not isinstance(result, ChannelBusy):
+                channels.unreachable(name, channel)
+            elif isinstance(result, ChannelLost):
+                channels.forget(name, channel)
+            elif isinstance(result, Exception) and not isinstance(result, ChannelBusy):
+                raise result
+
+    def _channel(self, channels: Channels, name: str, deadline: Deadline) -> Steps[Channel | None]:
+        """The way to a shard's actor beside Ray, if there is one: the actor says where."""
+        channel = channels.find(name)
+        if channel is not None or not channels.is_worth_asking(name):
+            return channel
+        actor = yield from self._actor(name)
+        try:
+            ref = actor.channel.remote()
+        except AttributeError:  # it is of an earlier version
+            channels.avoid(name)
+            return None
+        return channels.open(name, (yield Wait(ref=ref, deadline=deadline, operation="connect", key=name)))
+
+    def _submit(self, call: Call, deadline: Deadline, submit: Submit | None = None) -> Steps[rayapi.Ref]:
+        if call.prepare is not None:
+            yield from call.prepare()
         membership = yield from self._known(deadline)
         name = membership.actor_of(call.key) if call.shard is None else shard_actor_name(self.name, call.shard)
         actor = yield from self._actor(name)
@@ -369,21 +457,7 @@ class Client:
         self._actors.clear()
 
 
-def _get_call(key: str, raw: bool) -> _Call:
-    def submit(actor: rayapi.Actor, epoch: int, left_s: float) -> rayapi.Ref:
-        return actor.get.remote(epoch, key, raw=raw, timeout_s=left_s)
-
-    return _Call(operation="GET", key=key, submit=submit)
-
-
-def _exists_call(key: str) -> _Call:
-    def submit(actor: rayapi.Actor, epoch: int, left_s: float) -> rayapi.Ref:
-        return actor.exists.remote(epoch, key, timeout_s=left_s)
-
-    return _Call(operation="GET", key=key, submit=submit)
-
-
-def _ready(call: _Call) -> Steps[_Call]:
+def _ready(call: Call) -> Steps[Call]:
     yield from ()
     return call
 
@@ -404,7 +478,7 @@ def _pauses() -> Iterator[float]:
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def _gave_up(call: _Call, deadline: Deadline, trouble: InfiniRayError) -> InfiniRayError:
+def _gave_up(call: Call, deadline: Deadline, trouble: InfiniRayError) -> InfiniRayError:
     if isinstance(trouble, CacheUnavailable):
         detail = f"{call.operation} of {call.key!r} found no shard within {deadline.timeout_s:g} s: {trouble}"
         return CacheUnavailable(detail=detail)

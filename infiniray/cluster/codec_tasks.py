@@ -71,8 +71,8 @@ class TaskCoder:
         finally:
             self._refs.pop(address, None)
 
-    async def encode(self, scheme: Scheme, data: Any) -> list[Any]:
-        """The parity chunks of an object, as :meth:`Coder.encode <infiniray.codec.coder.Coder.encode>` gives them."""
+    async def encode(self, scheme: Scheme, data: Any, outputs: list[Any]) -> list[Any]:
+        """The parity chunks of an object: in ``outputs``, ``r`` buffers of ``chunk_bytes``, if computed in a thread."""
         ref = self._refs.get(_address(data)) if memoryview(data).nbytes >= self._task_min_bytes else None
         if ref is not None and scheme.r and scheme.k > 1:
             try:
@@ -81,7 +81,8 @@ class TaskCoder:
                 self._counters.task_fallbacks += 1
         else:
             self._counters.thread_encodes += 1
-        return await asyncio.to_thread(self._coder.encode, scheme, data)
+        await asyncio.to_thread(self._coder.encode_into, scheme, data, outputs)
+        return outputs
 
     async def reconstruct(
         self, scheme: Scheme, object_bytes: int, present: Mapping[int, Any], wanted: Mapping[int, Any]

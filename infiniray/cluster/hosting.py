@@ -23,6 +23,7 @@ import psutil
 from infiniray.cluster import rayapi
 from infiniray.cluster.lifecycle import bring_up, take_down
 from infiniray.cluster.membership import Membership, supervisor_name
+from infiniray.cluster.priority import WORKER_NICENESS
 from infiniray.cluster.state import CacheRecord, ProcessMark, StateDirectory
 from infiniray.config import Config
 from infiniray.errors import CacheUnavailable, InfiniRayError, ShardUnreachable
@@ -168,7 +169,9 @@ def _start_ray(config: Config, address: str | None, state: StateDirectory, say: 
     command += ["--port", str(port), "--include-dashboard", "false"]
     command += ["--disable-usage-stats"]
     has_token = _has_token()
-    environ = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **({"RAY_AUTH_MODE": "token"} if has_token else {})}
+    environ = {**WORKER_NICENESS, **os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    if has_token:
+        environ["RAY_AUTH_MODE"] = "token"
     directory = _directory(state, config.name)
     with (directory / "ray.log").open("ab") as log:
         process = subprocess.Popen(

@@ -40,40 +40,25 @@ def bring_up(
         PlatformError: the platform refused a function.
         ShardUnreachable: functions cannot dial a shard.
     """
-    deadline = Deadline.after(BRING_UP_TIMEOUT_S)
-    supervisor = _create_supervisor(config, platform_endpoint, owner, secret or secrets.token_hex(32), deadline)
-    membership: Membership = rayapi.wait(supervisor.bring_up.remote(), deadline, "bring-up", config.name)
-    return membership
-
-
-def _create_supervisor(
-    config: Config, platform_endpoint: str | None, owner: ProcessMark | None, secret: str, deadline: Deadline
-) -> rayapi.Actor:
-    """The supervisor's actor; where a process owns the cache, on that one's machine, which is this."""
     # nodes that dial a loopback address reach only shards on this machine
     is_local = _is_loopback(config.platform.listen_host)
     name, here = supervisor_name(config.name), rayapi.local_node_id()
-    while True:
-        supervisor = rayapi.create_actor(
-            Supervisor,
-            name=name,
-            max_concurrency=_SUPERVISOR_CONCURRENCY,
-            on_node=here if is_local or owner is not None else spread([name], rayapi.machines(), ())[name],
-            may_move=not is_local,
-            config=config,
-            secret=secret,
-            endpoint_url=platform_endpoint,
-            is_local=is_local,
-            owner=owner,
-            owner_machine=here,
-        )
-        if owner is None or rayapi.wait(supervisor.machine.remote(), deadline, "bring-up", config.name) == here:
-            return supervisor
-        rayapi.kill_and_wait(name)  # Ray did not know this machine yet, everywhere
-        if not deadline.left_s():
-            raise deadline.exceeded(
-                "bring-up", config.name, "Ray starts the supervisor on other machines than this one"
-            )
+    supervisor = rayapi.create_actor(
+        Supervisor,
+        name=name,
+        max_concurrency=_SUPERVISOR_CONCURRENCY,
+        on_node=here if is_local or owner is not None else spread([name], rayapi.machines(), ())[name],
+        may_move=not is_local,
+        config=config,
+        secret=secret or secrets.token_hex(32),
+        endpoint_url=platform_endpoint,
+        is_local=is_local,
+        owner=owner,
+        owner_machine=here,
+    )
+    deadline = Deadline.after(BRING_UP_TIMEOUT_S)
+    membership: Membership = rayapi.wait(supervisor.bring_up.remote(), deadline, "bring-up", config.name)
+    return membership
 
 
 def take_down(name: str, *, delete_functions: bool = True) -> bool:

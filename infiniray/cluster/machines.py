@@ -13,8 +13,8 @@ __all__ = ["spread"]
 def spread(shards: Sequence[str], machines: Sequence[Machine], taken: Iterable[str]) -> dict[str, str]:
     """{shard: the id of its machine}, so that no machine has two shards more than another.
 
-    Ray's own strategies see resources, and shards claim none: several of them may come to be together while machines
-    are empty. Machines without CPUs for tasks are left alone (as a head often is) unless there are no others.
+    Ray spreads by resources, of which shards claim next to none: they might all come to be together. Machines without
+    CPUs for tasks are left alone (as a head often is) unless there are no others.
 
     Args:
         machines: at least one.

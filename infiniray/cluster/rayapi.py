@@ -11,7 +11,6 @@ import importlib
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infiniray.cluster.deadline import Deadline
+from infiniray.cluster.priority import WORKER_NICENESS
 from infiniray.errors import CacheUnavailable, ConfigError, InfiniRayError
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "find_actor",
     "is_connected",
     "kill",
-    "kill_and_wait",
     "local_node_id",
     "local_node_ip",
     "machines",
@@ -63,9 +62,8 @@ __all__ = [
 NAMESPACE = "infiniray"
 #: How much longer than its callee a caller waits: the callee's own error says more than "no answer".
 GRACE_S = 0.5
-#: For an actor's name to be free when it is killed.
-_FREE_TIMEOUT_S = 5.0
-_FREE_POLL_S = 0.05
+#: An actor that claims nothing at all is started on any node, whichever it was to be on; every node offers memory.
+_CLAIMED_BYTES = 1
 #: For Ray's head to accept a connection.
 _DIAL_TIMEOUT_S = 5.0
 
@@ -92,6 +90,8 @@ def is_connected() -> bool:
 
 def start_local(num_cpus: int | None = None, object_store_bytes: int | None = None) -> None:
     """Start a Ray of this process's own; it ends with :func:`disconnect` or with the process."""
+    for name, value in WORKER_NICENESS.items():
+        os.environ.setdefault(name, value)
     _init(address="local", include_dashboard=False, num_cpus=num_cpus, object_store_memory=object_store_bytes)
 
 
@@ -213,6 +213,7 @@ def create_actor(
         max_task_retries=0,
         max_concurrency=max_concurrency,
         num_cpus=0,
+        memory=_CLAIMED_BYTES,
         scheduling_strategy=NodeAffinitySchedulingStrategy(on_node, soft=may_move),
     )
     return options.remote(*args, **kwargs)
@@ -241,15 +242,6 @@ def actor_names() -> list[str]:
 def kill(actor: Actor) -> None:
     """End an actor for good: it is not restarted. Its name is free afterwards."""
     ray.kill(actor, no_restart=True)
-
-
-def kill_and_wait(name: str) -> None:
-    """End the actor of this name for good, and wait until the name is free. Blocks."""
-    give_up_s = time.monotonic() + _FREE_TIMEOUT_S
-    with contextlib.suppress(CacheUnavailable):
-        while time.monotonic() < give_up_s:
-            kill(find_actor(name))
-            time.sleep(_FREE_POLL_S)
 
 
 def crash(actor: Actor) -> None:

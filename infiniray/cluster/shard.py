@@ -12,15 +12,18 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from infiniray.channel.server import ChannelServer, Endpoint
+from infiniray.channel.shared import Landing
 from infiniray.cluster import rayapi
 from infiniray.cluster.arrivals import Arrivals, Offer
-from infiniray.cluster.assembly import assemble
+from infiniray.cluster.assembly import assemble, open_channel
 from infiniray.cluster.codec_tasks import TaskCoder
 from infiniray.cluster.departures import Departures
 from infiniray.cluster.enrolment import enroll, renewed
 from infiniray.cluster.flights import Flights, Landed
 from infiniray.cluster.membership import Membership
 from infiniray.cluster.neighbours import RayNeighbours
+from infiniray.cluster.priority import match_ray
 from infiniray.cluster.registry import ShardRegistry
 from infiniray.cluster.turns import Turn
 from infiniray.config import Config
@@ -28,12 +31,14 @@ from infiniray.core.table import ObjectRecord
 from infiniray.errors import (
     CacheUnavailable,
     DeadlineExceeded,
+    InfiniRayError,
     KeyNotFound,
     ObjectReplaced,
     ShardRecovering,
     StaleEpoch,
     WriteUncertain,
 )
+from infiniray.runtime.collector import calm_collector
 from infiniray.runtime.driver import ShardDriver
 from infiniray.runtime.keys import KeyRing
 from infiniray.values import Packed, fresh_until_s, with_fresh_until, with_writer, writer_of
@@ -50,6 +55,8 @@ _ARRIVAL_TIMEOUT_S = 30.0
 _REMEMBERED = 4096
 #: When callers of a shard that is recovering shall come again.
 _RECOVERY_POLL_S = 0.1
+#: What clients that are connected directly may call by name: answers that are small, and come soon.
+_ASKED_DIRECTLY = frozenset({"delete", "touch", "exists", "ttl"})
 #: From learning that there is a later incarnation to the end of the process.
 _LAST_WORDS_S = 0.5
 
@@ -81,6 +88,8 @@ class Shard:
         self._registry: ShardRegistry | None = None
         self._coder: TaskCoder | None = None
         self._starting: asyncio.Future[ShardDriver] | None = None
+        self._channel: ChannelServer | None = None
+        self._endpoint: Endpoint | None = None
         self._answers: OrderedDict[str, asyncio.Future[Any]] = OrderedDict()
         n = config.limits.max_in_flight  # the actor runs 4n calls at once: those that wait leave room for others
         self._flights = Flights(max_leases=16 * n, max_waiters=2 * n)
@@ -207,6 +216,37 @@ class Shard:
         driver = await self._at(epoch, key, timeout_s)
         facts, data = await driver.get(key, timeout_s=timeout_s)
         return Packed(facts.head, data, raw=raw)
+
+    # ------------------------------------------------------------ the same, for clients that are connected directly
+
+    async def channel(self) -> Endpoint | None:
+        """Where this process is reached directly; None: only through Ray."""
+        driver = await self._driver()
+        if self._channel is None and self._config.channel.enabled:
+            self._channel = open_channel(self, driver, self._config)
+            self._endpoint = self._channel.start()
+        return self._endpoint
+
+    async def read(self, epoch: int, key: str, timeout_s: float, landing: Landing) -> tuple[str, Any]:
+        """As :meth:`get`."""
+        driver = await self._at(epoch, key, timeout_s)
+        facts, data = await driver.get(key, timeout_s=timeout_s, landing=landing)
+        return facts.head, data
+
+    async def write(
+        self, epoch: int, key: str, head: str, payload: Any, *,
+        request: str, ttl_s: float | None, timeout_s: float, is_again: bool,
+    ) -> None:  # fmt: skip
+        """As :meth:`put`."""
+        await self.put(
+            epoch, key, head, payload, [], request=request, ttl_s=ttl_s, timeout_s=timeout_s, is_again=is_again
+        )
+
+    async def ask(self, epoch: int, method: str, key: str, timeout_s: float, details: dict[str, Any]) -> Any:
+        """As the method of this name."""
+        if method not in _ASKED_DIRECTLY:
+            raise InfiniRayError(detail=f"no method {method!r} is called this way")
+        return await getattr(self, method)(epoch, key, timeout_s=timeout_s, **details)
 
     async def delete(self, epoch: int, key: str, *, request: str, timeout_s: float) -> bool:
         driver = await self._at(epoch, key, timeout_s, settles=False)
@@ -362,7 +402,9 @@ class Shard:
 
     async def stats(self) -> dict[str, Any]:
         driver = await self._driver()
-        return {**driver.stats(), "codec": self._coder_of(driver).stats(), "computing": self._flights.stats()}
+        channel = {} if self._channel is None else {"channel": self._channel.stats()}
+        codec, computing = self._coder_of(driver).stats(), self._flights.stats()
+        return {**driver.stats(), "codec": codec, "computing": computing, **channel}
 
     async def back_up(self) -> None:
         """Have every node backed up now, as far as slots allow."""
@@ -372,11 +414,17 @@ class Shard:
         """Close connections and end what is going on. Calls after that fail."""
         self._flights.close()
         self._arrivals.close()
+        self._close_channel()
         starting, self._starting = self._starting, None
         if starting is not None:
             await (await starting).close()
         if self._registry is not None:
             self._registry.close()
+
+    def _close_channel(self) -> None:
+        channel, self._channel, self._endpoint = self._channel, None, None
+        if channel is not None:
+            channel.close()
 
     # ------------------------------------------------------------ machinery
 
@@ -437,6 +485,7 @@ class Shard:
             raise
 
     async def _start(self) -> ShardDriver:
+        match_ray()
         try:
             enrolment = await enroll(self._membership, self._shard, self._incarnation)
         except StaleEpoch:
@@ -450,6 +499,7 @@ class Shard:
                 epoch=enrolment.epoch, coordinator=registry, registered=enrolment.on_record, on_deposed=self._deposed,
             )  # fmt: skip
             await driver.start()
+            calm_collector()
         except BaseException:
             registry.close()
             raise

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from infiniray.channel.waiting import Exchange, TimedOut, drive, drive_all, drive_all_async, drive_async
 from infiniray.cluster import rayapi
 from infiniray.cluster.deadline import Deadline
 
-__all__ = ["Block", "Pause", "Step", "Steps", "Wait", "run", "run_async"]
+__all__ = ["Block", "Pause", "Step", "Steps", "Talk", "TalkAll", "Wait", "run", "run_async"]
 
 T = TypeVar("T")
 
@@ -45,7 +46,31 @@ class Block:
     function: Callable[[], Any]
 
 
-Step = Wait | Pause | Block
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Talk:
+    """For an exchange with a shard over the direct channel."""
+
+    exchange: Exchange[Any]
+    deadline: Deadline
+    operation: str
+    key: str = ""
+
+    def left_s(self) -> float:
+        return self.deadline.left_s() + rayapi.GRACE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TalkAll:
+    """For several at once: a list of what they end in, errors among it."""
+
+    exchanges: Sequence[Exchange[Any]]
+    deadline: Deadline
+
+    def left_s(self) -> float:
+        return self.deadline.left_s() + rayapi.GRACE_S
+
+
+Step = Wait | Pause | Block | Talk | TalkAll
 Steps = Generator[Step, Any, T]
 
 
@@ -86,6 +111,13 @@ async def run_async(steps: Steps[T]) -> T:
 
 
 def _wait(step: Step) -> Any:
+    if isinstance(step, Talk):
+        try:
+            return drive(step.exchange, step.left_s)
+        except TimedOut:
+            raise step.deadline.exceeded(step.operation, step.key, "no answer from the shard") from None
+    if isinstance(step, TalkAll):
+        return drive_all(step.exchanges, step.left_s)
     if isinstance(step, Wait):
         return rayapi.wait(step.ref, step.deadline, step.operation, step.key)
     if isinstance(step, Pause):
@@ -94,6 +126,13 @@ def _wait(step: Step) -> Any:
 
 
 async def _wait_async(step: Step) -> Any:
+    if isinstance(step, Talk):
+        try:
+            return await drive_async(step.exchange, step.left_s)
+        except TimedOut:
+            raise step.deadline.exceeded(step.operation, step.key, "no answer from the shard") from None
+    if isinstance(step, TalkAll):
+        return await drive_all_async(step.exchanges, step.left_s)
     if isinstance(step, Wait):
         return await rayapi.wait_async(step.ref, step.deadline, step.operation, step.key)
     if isinstance(step, Pause):

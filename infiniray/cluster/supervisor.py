@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -40,8 +39,6 @@ __all__ = ["Supervisor", "totals"]
 _OWNER_POLL_S = 1.0
 _CLOSE_TIMEOUT_S = 5.0
 _STATS_TIMEOUT_S = 10.0
-#: How often a shard is created on a machine before it may be on another.
-_PLACEMENTS = 4
 #: For functions to show that they can dial a shard: some cold starts, and dials that nobody answers.
 _REACH_TIMEOUT_S = 20.0
 #: A slot that nobody gives back comes free: above what a backup may take.
@@ -60,7 +57,7 @@ class Supervisor:
         endpoint_url: the function platform; None for AWS's own.
         is_local: my shards must run on my own machine.
         owner: the cache ends with this process; None: it stays until it is taken down.
-        owner_machine: the Ray node that it is on, and I with it. If I am restarted elsewhere, it is most likely lost.
+        owner_machine: the Ray node that it is on, and at first I, too.
     """
 
     def __init__(
@@ -107,10 +104,6 @@ class Supervisor:
 
     async def membership(self) -> Membership:
         return self.members
-
-    async def machine(self) -> str:
-        """The Ray node that I am on."""
-        return rayapi.local_node_id()
 
     async def enroll(self, shard: str, incarnation: str) -> tuple[Membership, int, KeyRing]:
         """Take note of a shard's new process: the membership, the epoch that this incarnation has, and the secrets.
@@ -209,10 +202,11 @@ class Supervisor:
         there = [actor for actor in map(self._find_shard, self.members.shards) if actor is not None]
         taken = [answer["machine"] for answer in await _healths(there)]
         missing = [shard for shard in self.members.shards if self._find_shard(shard) is None]
-        if missing and self._is_local:
-            await self._place(dict.fromkeys(missing, rayapi.local_node_id()))
-        elif missing:
-            await self._place(spread(missing, await asyncio.to_thread(rayapi.machines), taken))
+        if self._is_local:
+            placed = dict.fromkeys(missing, rayapi.local_node_id())
+        else:
+            placed = spread(missing, await asyncio.to_thread(rayapi.machines), taken)
+        await _healths([self._make_shard(*place) for place in placed.items()])
 
     async def require_reachable(self) -> None:
         """Raises: ShardUnreachable: functions cannot dial one of the shards."""
@@ -329,22 +323,6 @@ class Supervisor:
             await self.delete_functions(self.members.all_nodes)
 
     # ------------------------------------------------------------ shards
-
-    async def _place(self, machines: Mapping[str, str]) -> None:
-        """Create shards, each on its machine. Ray puts one elsewhere if it does not know that machine yet, everywhere;
-        then it is created once more, since it has nothing to lose."""
-        for _ in range(_PLACEMENTS):
-            actors = [self._make_shard(shard, machine) for shard, machine in machines.items()]
-            answers = await _healths(actors)
-            is_astray = [
-                answer["machine"] != machine for answer, machine in zip(answers, machines.values(), strict=True)
-            ]
-            if not any(is_astray):
-                return
-            machines = dict(itertools.compress(machines.items(), is_astray))
-            names = [shard_actor_name(self._config.name, shard) for shard in machines]
-            await asyncio.gather(*(asyncio.to_thread(rayapi.kill_and_wait, name) for name in names))
-        await _healths([self._make_shard(*place) for place in machines.items()])  # then let it be where Ray wants it
 
     def _make_shard(self, shard: str, machine: str) -> rayapi.Actor:
         """The shard's actor, created if it is not there. If the machine is lost it moves, unless I must not."""

@@ -23,8 +23,11 @@ _X8 = 1 << 23
 _SMALL_BYTES = 4096
 
 
-def checksum(view: BufferLike) -> int:
+def checksum(view: BufferLike, start: int = 0) -> int:
     """CRC-32 of a contiguous buffer: what ``zlib.crc32`` says, several times faster where ISA-L is there.
+
+    Args:
+        start: the CRC-32 of what comes before, to go on from there.
 
     Raises:
         TypeError: the buffer is not contiguous, or not a buffer.
@@ -32,8 +35,8 @@ def checksum(view: BufferLike) -> int:
     array = byte_view(view)
     library = isal.load()
     if library is None or array.nbytes < _SMALL_BYTES:
-        return zlib.crc32(array.data)
-    return int(library.crc32_gzip_refl(0, array.ctypes.data, array.nbytes))
+        return zlib.crc32(array.data, start)
+    return int(library.crc32_gzip_refl(start, array.ctypes.data, array.nbytes))
 
 
 def combine(crcs: Iterable[int], lengths: Iterable[int]) -> int:

@@ -32,7 +32,7 @@ from infiniray.core.commands import AcquireSlot, CancelCopy, CopyChunk, DeleteCh
 from infiniray.core.copies import Link
 from infiniray.core.custody import Held, Retention
 from infiniray.core.events import InvokeOutcome
-from infiniray.core.ids import LinkId, NodeId, RequestId, SessionId, Timer
+from infiniray.core.ids import InstanceId, LinkId, NodeId, RequestId, SessionId, Timer
 from infiniray.wire.describe import ChunkId, SeqSpans
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ __all__ = ["Backup", "BackupCounters", "Backups", "Phase"]
 SLOT_RETRY_S = 5.0
 #: How often chunks that were written during the backup are looked for before what is still coming is left to the next.
 MAX_ROUNDS = 8
+#: A backup waits so long at most for a warm-up that the replica has not answered yet, a cold start included.
+PAIR_PATIENCE_S = 1.0
 
 
 class Phase(enum.Enum):
@@ -191,13 +193,9 @@ class Backup:
         source, peer = self.source, self.peer
         assert source is not None
         assert peer is not None
-        ways = [(source, peer), (peer, source)]
-        self._todo = [
-            (chunk, held, give, take)
-            for give, take in ways
-            for chunk, held in self.node.custody.lacking(take.copy)
-            if held.seq in give.spans
-        ]
+        only_source, only_peer = self.node.custody.differing(source.copy, peer.copy)
+        self._todo = [(chunk, held, source, peer) for chunk, held in only_source]
+        self._todo += [(chunk, held, peer, source) for chunk, held in only_peer]
         self._todo.sort(key=lambda job: self.shard.used_s(job[0]))
         self._copy_more()
 
@@ -238,8 +236,7 @@ class Backup:
         source, peer, custody = self.source, self.peer, self.node.custody
         assert source is not None
         assert peer is not None
-        is_behind = any(held.seq in source.spans for _, held in custody.lacking(peer.copy))
-        if is_behind and not self.is_partial and self._n_rounds < MAX_ROUNDS:
+        if not self.is_partial and self._n_rounds < MAX_ROUNDS and custody.differing(source.copy, peer.copy)[0]:
             self._copy()
             return
         self.phase = Phase.SEALING
@@ -278,6 +275,8 @@ class Backups:
         self._done_s: dict[NodeId, float] = {}  # when a backup was last completed
         self._done_seen: dict[NodeId, SeqSpans] = {}  # and what the node had seen then
         self._asked: set[NodeId] = set()  # for a slot
+        self._wanted: set[NodeId] = set()  # wait for a warm-up to return
+        self._done_with: dict[NodeId, set[InstanceId]] = {}  # between which instances the last complete one was
         #: backups to be looked at when the event is handled
         self.stirred: list[Backup] = []
         #: nodes whose backup has ended, to be looked at then
@@ -303,8 +302,12 @@ class Backups:
     def request(self, node: Node) -> bool:
         """Have a node backed up now: the instance that took over lacks what another one still has. False if backups
         are off."""
-        if self.is_on and node.backup is None and node.id not in self._asked:
-            self._ask(node)
+        if self.is_on and not self.is_expected(node):
+            if node.pair.is_out:  # the replica is busy: another one would be started
+                self._wanted.add(node.id)
+                self._set(node, PAIR_PATIENCE_S)
+            else:
+                self._ask(node)
         return self.is_on
 
     def request_all(self) -> None:
@@ -315,13 +318,29 @@ class Backups:
 
     def is_expected(self, node: Node) -> bool:
         """Whether a backup of the node is going on, or about to."""
-        return node.backup is not None or node.id in self._asked
+        return node.backup is not None or node.id in self._asked or node.id in self._wanted
+
+    def on_paired(self, node: Node) -> None:
+        """It is known what there is of a replica. One that has not been backed up to is, at once."""
+        if node.id in self._wanted:
+            self._ask(node)
+        elif not self.is_expected(node) and node.copy is not None and (replica := node.pair.replica) is not None:
+            instances = {node.copy.instance, replica.instance}
+            if self._done_with.get(node.id) != instances:
+                if self._is_due(node):
+                    self._ask(node)
+                else:
+                    self._done_with[node.id] = instances
 
     def on_timer(self, node: Node) -> None:
         """It may be time for the next one."""
         if node.backup is not None or node.id in self._asked:
             return
-        if self._is_due(node):
+        if node.id in self._wanted:
+            self._ask(node)
+        elif node.pair.is_out:
+            self._set(node, PAIR_PATIENCE_S)
+        elif self._is_due(node):
             self._ask(node)
         else:
             self._set(node, self._context.policy.backup_interval_s)
@@ -349,6 +368,9 @@ class Backups:
             if not backup.is_partial:
                 self._done_s[node.id] = self._context.now_s
                 self._done_seen[node.id] = node.custody.seen.copy()
+                assert backup.source is not None
+                assert backup.peer is not None
+                self._done_with[node.id] = {backup.source.instance, backup.peer.instance}
         else:
             self.counters.backups_failed += 1
         goes_on = backup.is_partial or not is_done
@@ -359,16 +381,21 @@ class Backups:
         """The node has left."""
         self._done_s.pop(node, None)
         self._done_seen.pop(node, None)
+        self._done_with.pop(node, None)
         self._asked.discard(node)
+        self._wanted.discard(node)
 
     def _is_due(self, node: Node) -> bool:
         if not node.custody.holdings:
             return False
+        if self._context.policy.warm_replicas and node.copy is not None and node.pair.replica is not None:
+            return any(node.custody.differing(node.copy, node.pair.replica))
         age_s = self.age_s(node)
         changed = self._done_seen.get(node.id) != node.custody.seen
         return changed or age_s is None or age_s >= self._context.policy.backup_max_age_s
 
     def _ask(self, node: Node) -> None:
+        self._wanted.discard(node.id)
         self._asked.add(node.id)
         self._context.out.append(AcquireSlot(node=node.id))
 

@@ -1,10 +1,12 @@
 """The connection between a shard and one of its nodes, as a table of transitions (FAST'20 section 3.3, Fig. 6).
 
-The paper's machine crosses {sleeping, active, maybe} with {unvalidated, validating, validated}. Three things
+The paper's machine crosses {sleeping, active, maybe} with {unvalidated, validating, validated}. Five things
 differ, each because something is known here that was not there:
 
 - A request does not wait for the PONG. It follows the PING on the same stream; if the function has gone, both
   stay unread and go to its next session or to another instance. Validation costs no round trip.
+- Reads do not wait for a sleeper to wake either. Its connection is frozen with it: what is written into that together
+  with the invocation is the first thing that it finds. If another instance is served, they are moved there.
 - Sessions have names, so "the former source's return is ignored" needs no guess: a return says whose it is.
   MAYBE is left for an instance that runs a session which this shard did not start (the shard restarted, or a peer
   replica took over).
@@ -52,10 +54,11 @@ class Stimulus(_Named):
     WARM = "warm"  # nobody has asked anything of it for a while
 
 
-class Action(enum.Enum):
+class Action(_Named):
     INVOKE = "invoke"
     PING = "ping"
     FLUSH = "flush"  # send what is queued over the current link
+    AHEAD = "ahead"  # send reads over the link of an instance that is being woken
     RESUME = "resume"  # invoke again if requests are waiting for an answer, after a pause if it just failed
     SUSPECT = "suspect"  # let reads and writes prefer other nodes
     WARM = "warm"  # invoke it, only to keep it
@@ -69,14 +72,14 @@ State = tuple[Activity, Validity]
 #: changes nothing in MAYBE: it tells of an invocation that is not the one running.
 TRANSITIONS: dict[tuple[State, Stimulus], tuple[State, tuple[Action, ...]]] = {
     # asleep: wake it, and send when it speaks
-    ((S, U), Stimulus.REQUEST): ((S, VG), (Action.INVOKE,)),
+    ((S, U), Stimulus.REQUEST): ((S, VG), (Action.INVOKE, Action.AHEAD)),
     ((S, U), Stimulus.HEARD): ((A, VD), (Action.FLUSH,)),
     ((S, U), Stimulus.HEARD_OTHER): ((M, VD), (Action.FLUSH,)),
     ((S, U), Stimulus.BYE): ((S, U), ()),
     ((S, U), Stimulus.RETURNED): ((S, U), ()),
     ((S, U), Stimulus.CLOSED): ((S, U), ()),
     ((S, U), Stimulus.WARM): ((L, U), (Action.WARM,)),
-    ((S, VG), Stimulus.REQUEST): ((S, VG), ()),
+    ((S, VG), Stimulus.REQUEST): ((S, VG), (Action.AHEAD,)),
     ((S, VG), Stimulus.HEARD): ((A, VD), (Action.FLUSH,)),
     ((S, VG), Stimulus.HEARD_OTHER): ((M, VD), (Action.FLUSH,)),
     ((S, VG), Stimulus.BYE): ((S, VG), ()),

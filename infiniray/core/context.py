@@ -32,10 +32,17 @@ class Context:
         self.homes: dict[RequestId, Node] = {}
         #: nodes whose current copy has become another one
         self.turned: deque[Node] = deque()
-        #: something that a deletion may wait for has happened
-        self.has_progressed = False
+        #: nodes that know of their replica what can be known
+        self.paired: deque[Node] = deque()
+        #: nodes, and keys, to which something has happened that a deletion may wait for
+        self.progressed: set[str] = set()
         self._n_requests = 0
         self._last_stamp = 0
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether more follows from the event."""
+        return bool(self.settled or self.turned or self.paired or self.progressed)
 
     def new_request_id(self) -> RequestId:
         # 32 bits on the wire; after 4 billion requests no early one is still open

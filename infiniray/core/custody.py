@@ -93,17 +93,37 @@ class Custody:
         holdings, chunks = self.holdings, self._chunks
         return [(chunk, holdings[chunk]) for part in self._between(copy.spans) for chunk in chunks[part]]
 
+    def differing(self, one: Copy, other: Copy) -> tuple[list[tuple[ChunkId, Held]], list[tuple[ChunkId, Held]]]:
+        """What only the first of two copies has of what both are to hold, and what only the second has."""
+        holdings, chunks = self.holdings, self._chunks
+        lacks_one, lacks_other = (
+            {place for part in self._between(copy.spans) for place in range(part.start, part.stop)}
+            for copy in (one, other)
+        )
+        return (
+            [(chunks[place], holdings[chunks[place]]) for place in sorted(lacks_other - lacks_one)],
+            [(chunks[place], holdings[chunks[place]]) for place in sorted(lacks_one - lacks_other)],
+        )
+
     def _between(self, spans: SeqSpans) -> list[slice]:
         """Where among the numbers in order those are that ``spans`` leave out."""
         seqs, start = self._seqs, 0
+        n = len(seqs)
+        if not n:
+            return []
         parts: list[slice] = []
         for first, last in spans:
-            stop = bisect_left(seqs, first, start)
-            if start < stop:
+            if seqs[start] < first:
+                stop = bisect_left(seqs, first, start)
                 parts.append(slice(start, stop))
-            start = bisect_right(seqs, last, stop)
-        if start < len(seqs):
-            parts.append(slice(start, len(seqs)))
+                start = stop
+                if start == n:
+                    return parts
+            if seqs[start] <= last:
+                start = bisect_right(seqs, last, start)
+                if start == n:
+                    return parts
+        parts.append(slice(start, n))
         return parts
 
     def is_gone(self, chunk: ChunkId, copy: Copy | None) -> bool:
@@ -114,7 +134,7 @@ class Custody:
 
     def needs_nothing(self, copy: Copy) -> bool:
         """Whether it has seen exactly what there was, or nothing at all: it holds nothing that it should not hold."""
-        return not copy.spans.last or (copy.spans.covers(self.seen) and self.seen.covers(copy.spans))
+        return not copy.spans.last or copy.spans == self.seen
 
     def is_aligned(self, copy: Copy) -> bool:
         """Whether it holds nothing that it should not hold."""
@@ -182,7 +202,6 @@ class Custody:
     def aligned(self, copy: Copy) -> None:
         """It has confirmed the last RETAIN."""
         self._aligned = copy
-        for first, last in copy.spans:
-            self.seen.add(first, last)  # of earlier incarnations of the shard
+        self.seen.update(copy.spans)  # of earlier incarnations of the shard
         self.deleted(self._told)
         self._told = {}

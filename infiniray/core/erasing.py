@@ -9,6 +9,7 @@ chunks are gone from the copies on record that fewer than k are left; and fewer 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
 from infiniray.core.commands import Complete
@@ -18,6 +19,7 @@ from infiniray.core.requests import Settled
 from infiniray.core.table import ObjectRecord
 
 if TYPE_CHECKING:
+    from infiniray.core.node import Node
     from infiniray.core.shard import ShardState
 
 __all__ = ["Delete", "Eraser", "Residue"]
@@ -26,35 +28,37 @@ __all__ = ["Delete", "Eraser", "Residue"]
 class Residue:
     """A record that is not in the table any more, and may still be on nodes."""
 
-    __slots__ = ("_n_harmless", "_places", "record")
+    __slots__ = ("_chunks", "_n_harmless", "record")
 
     def __init__(self, record: ObjectRecord) -> None:
         self.record = record
-        self._places = [*((index, place.node) for index, place in record.placed()), *record.strays]
+        places = [*((index, place.node) for index, place in record.placed()), *record.strays]
+        self._chunks = [(node, record.chunk_id(index)) for index, node in places]
         self._n_harmless = record.facts.scheme.k - 1
 
-    def n_left(self, shard: ShardState) -> int:
-        return len(self._left(shard))
+    @property
+    def nodes(self) -> Iterator[NodeId]:
+        """Those that may still hold some of it."""
+        return (node for node, _ in self._chunks)
 
-    def is_harmless(self, shard: ShardState) -> bool:
-        """Whether too few chunks are left to be taken for the object."""
-        return self.record.is_dropped and len(self._left(shard)) <= self._n_harmless
-
-    def hurry(self, shard: ShardState) -> None:
-        """Have as many nodes as necessary delete it now: those first that are awake anyway."""
-        left = self._left(shard)
-        nodes = [shard.nodes[node] for _, node in left]
-        nodes.sort(key=lambda node: (node.is_suspect, not node.is_awake))
-        for node in nodes[: len(left) - self._n_harmless]:
-            node.hurry()
-
-    def _left(self, shard: ShardState) -> list[tuple[int, NodeId]]:
-        """Chunks that are not known to be gone. What a node held that has left the pool is: nobody asks it any more."""
+    def left(self, shard: ShardState) -> list[Node]:
+        """For each chunk that is not known to be gone, its node. What a node held that has left the pool is gone:
+        nobody asks it any more."""
         return [
-            (index, name)
-            for index, name in self._places
-            if (node := shard.nodes.get(name)) is not None and not node.is_gone(self.record.chunk_id(index))
+            node
+            for name, chunk in self._chunks
+            if (node := shard.nodes.get(name)) is not None and not node.is_gone(chunk)
         ]
+
+    def is_harmless(self, left: list[Node]) -> bool:
+        """Whether what is left of it is too little to be taken for the object."""
+        return self.record.is_dropped and len(left) <= self._n_harmless
+
+    def hurry(self, left: list[Node]) -> None:
+        """Have as many nodes as necessary delete it now: those first that are awake anyway."""
+        left.sort(key=lambda node: (node.is_suspect, not node.is_awake))
+        for node in left[: len(left) - self._n_harmless]:
+            node.hurry()
 
 
 class Eraser:
@@ -63,13 +67,20 @@ class Eraser:
     def __init__(self, shard: ShardState, residues: list[Residue]) -> None:
         self._shard = shard
         self._residues = residues
+        self._concerns = {residue.record.facts.key for residue in residues}.union(*(r.nodes for r in residues))
+
+    def waits_for(self, progressed: Set[str]) -> bool:
+        """Whether what happened to these nodes, or under these keys, may change anything here."""
+        return not self._concerns.isdisjoint(progressed)
 
     def look(self) -> bool:
         """Do what can be done now; whether all is harmless."""
-        self._residues = [residue for residue in self._residues if not residue.is_harmless(self._shard)]
-        for residue in self._residues:
+        waiting = [(residue, residue.left(self._shard)) for residue in self._residues]
+        waiting = [(residue, left) for residue, left in waiting if not residue.is_harmless(left)]
+        self._residues = [residue for residue, _ in waiting]
+        for residue, left in waiting:
             if residue.record.is_dropped:
-                residue.hurry(self._shard)
+                residue.hurry(left)
         return not self._residues
 
     def insist(self) -> None:
@@ -78,7 +89,7 @@ class Eraser:
             self._shard.drop(residue.record)
 
     def describe(self) -> str:
-        n_left = sum(residue.n_left(self._shard) for residue in self._residues)
+        n_left = sum(len(residue.left(self._shard)) for residue in self._residues)
         return f"{n_left} chunks of what was there before are on nodes that did not answer"
 
 
@@ -99,6 +110,9 @@ class Delete(Operation):
         self.set_timer(Timing.DEADLINE, self.deadline_s - self.context.now_s)
         self.set_timer(Timing.AGAIN, self.context.policy.erase_patience_s)
         self.look()
+
+    def waits_for(self, progressed: Set[str]) -> bool:
+        return self._eraser.waits_for(progressed)
 
     def look(self) -> None:
         if self._eraser.look():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from infiniray.core.commands import CloseLink, DeleteChunks, Hold, Invoke, Ping, RegisterCopy
@@ -13,6 +14,7 @@ from infiniray.core.custody import Custody
 from infiniray.core.events import CopyReport, InvokeOutcome
 from infiniray.core.ids import InstanceId, LinkId, NodeId, RequestId, SessionId
 from infiniray.core.outbox import Outbox
+from infiniray.core.pairing import Pair
 from infiniray.core.requests import Outcome, Request, RequestKind
 from infiniray.wire.describe import ChunkId
 
@@ -36,7 +38,8 @@ class Node:
 
     I promise that every request submitted to me is settled exactly once, unless it is cancelled: done, missing,
     damaged, refused or unreachable. Settled requests go to ``context.settled``, for the operations that made them.
-    When I learn that the current copy is another one, I put myself in ``context.turned``.
+    When I learn that the current copy is another one, I put myself in ``context.turned``; when I have heard of my
+    replica, or know that I shall not, in ``context.paired``.
     """
 
     def __init__(self, node: NodeId, capacity_bytes: int, context: Context) -> None:
@@ -55,7 +58,10 @@ class Node:
         #: what the instance has that was last heard of; None before any was
         self.copy: Copy | None = None
         self.custody = Custody()
+        self.pair = Pair()
         self.backup: Backup | None = None
+        #: when it last answered a request
+        self.answered_s = 0.0
         #: when a session of it last began or ended
         self.touched_s = 0.0
         self.n_invoked: dict[str, int] = {}
@@ -70,6 +76,15 @@ class Node:
         self._is_hurried = False  # what is to be deleted is worth an invocation
         #: it did not answer just now: until then it comes last
         self.suspect_until_s = 0.0
+        self._acts: dict[Action, Callable[[], None]] = {
+            Action.INVOKE: self._call,
+            Action.PING: self._ping,
+            Action.FLUSH: self._flush,
+            Action.AHEAD: self._send_ahead,
+            Action.RESUME: self._resume,
+            Action.SUSPECT: self._suspect,
+            Action.WARM: self._call_to_warm,
+        }
         self.outbox = Outbox(
             node, context, self.custody, self._links.get, lambda request: context.homes.update({request: self}),
             self._pass_on,
@@ -133,10 +148,13 @@ class Node:
         if self.activity is Activity.SLEEPING:
             self._stimulate(Stimulus.REQUEST)
 
-    def warm(self) -> None:
-        """Keep the instance from being reclaimed as idle, and learn whether it was."""
-        if (self.activity, self.validity) == (Activity.SLEEPING, Validity.UNVALIDATED) and not self._is_backing_off:
-            self._stimulate(Stimulus.WARM)
+    def warm(self) -> bool:
+        """Keep the instance from being reclaimed as idle, and learn whether it was. False: it is not asleep."""
+        is_asleep = (self.activity, self.validity) == (Activity.SLEEPING, Validity.UNVALIDATED)
+        if not is_asleep or self._is_backing_off or self.pair.is_out:
+            return False
+        self._stimulate(Stimulus.WARM)
+        return True
 
     def cancel(self, request: Request) -> None:
         """Forget a request: it will not be settled. What is on its way stops on the wire."""
@@ -211,8 +229,12 @@ class Node:
         """The platform answered one of our invocations."""
         self._invoked.discard(session)
         self.touched_s = self._context.now_s
-        if report is not None and session == self._session and not self.is_awake:
-            self._learn(report)
+        is_second = self.pair.returned(session)
+        if report is not None and (is_second or (session == self._session and not self.is_awake)):
+            self._meet(report)
+        if is_second:
+            self._context.paired.append(self)
+            return
         if session != self._session:
             if self.backup is not None:
                 self.backup.on_returned(session, outcome)
@@ -244,6 +266,7 @@ class Node:
         if answered is None:
             return None
         request, link = answered
+        self.answered_s = self._context.now_s
         if request.kind is RequestKind.DELETE:
             self._on_deleted(request, link, outcome)
         elif request.kind is RequestKind.RETAIN:
@@ -260,7 +283,7 @@ class Node:
     def on_registered(self, instance: InstanceId) -> None:
         """It is on record which instance has the current copy."""
         self.custody.entered(instance)
-        self._context.has_progressed = True
+        self._context.progressed.add(self.id)
 
     # ------------------------------------------------------------ copies
 
@@ -272,6 +295,17 @@ class Node:
             self._align(self.link)
         elif self.copy is not None:
             self._register(self.copy)  # it may have been struck off, and nothing need wake it for long
+
+    def _meet(self, report: CopyReport) -> None:
+        """A warm-up's answer: of the current instance, or of its replica."""
+        if self.pair.is_first() and not self.is_awake:
+            self._learn(report)
+        elif self.copy is not None and report.instance != self.copy.instance:
+            self.outbox.note_seq(report.spans.last)
+            link = self._link_of(report.instance)
+            if link is not None:
+                link.copy.spans = report.spans.copy()
+            self.pair.replica = Copy(report.instance, report.spans.copy()) if link is None else link.copy
 
     def _learn(self, report: CopyReport) -> None:
         """A warm-up told which instance it found, and what that has."""
@@ -289,6 +323,8 @@ class Node:
             self._requeue(former.id)
 
     def _link_of(self, instance: InstanceId) -> Link | None:
+        if self.link is not None and self.link.copy.instance == instance:
+            return self.link
         for link in self._links.values():
             if link.copy.instance == instance:
                 return link
@@ -296,6 +332,7 @@ class Node:
 
     def _turn_to(self, copy: Copy) -> None:
         if self.copy is not copy:
+            self.pair.turn(self.copy, copy)
             self.copy = copy
             self._context.turned.append(self)
 
@@ -307,11 +344,10 @@ class Node:
     def _on_retained(self, request: Request, link: Link | None, outcome: Outcome) -> None:
         if link is None or outcome is not Outcome.DONE or request.seen is None:
             return
-        for first, last in request.seen:
-            link.spans.add(first, last)
+        link.spans.update(request.seen)
         if link.copy is self.copy and not self.custody.is_aligned(link.copy):
             self.custody.aligned(link.copy)
-            self._context.has_progressed = True
+            self._context.progressed.add(self.id)
             self._register(link.copy)
         if self.backup is not None:
             self.backup.on_retained(link)
@@ -325,7 +361,7 @@ class Node:
         if outcome is Outcome.DONE and link is not None and link.copy is self.copy:
             self.custody.deleted(request.chunk_ids)
             self._is_hurried = self._is_hurried and bool(self.custody.garbage)
-            self._context.has_progressed = True
+            self._context.progressed.add(self.id)
 
     # ------------------------------------------------------------ backups
 
@@ -341,7 +377,7 @@ class Node:
     def invoke_peer(self, *, n_others: int = 1) -> SessionId | None:
         """Invoke the function while it is busy, so that the platform serves with another instance; None: more than
         ``n_others`` invocations are out, beside those that requests may need."""
-        if len(self._invoked) >= MAX_INVOCATIONS + n_others:
+        if len(self._invoked) >= MAX_INVOCATIONS + n_others + self.pair.is_out:
             return None
         return self._send_invocation("backup")
 
@@ -362,10 +398,13 @@ class Node:
             self._context.out.append(Hold(link=source.id, for_s=0.0))
         if peer is None or not self._is_open(peer):
             return
+        self.pair.replica = peer.copy
         if is_done or not has_source:
             assert backup.session is not None
             self._context.out.append(Hold(link=peer.id, for_s=HAND_OVER_HOLD_S))
             self._hear(peer, backup.session)
+            if not has_source:
+                self.pair.replica = None
         else:
             self._context.out.append(Hold(link=peer.id, for_s=0.0))
 
@@ -432,19 +471,16 @@ class Node:
         if before in WAITING or self.activity is Activity.LEAVING:
             self._keep_silence_timer(before)
         for action in actions:
-            match action:
-                case Action.INVOKE:
-                    self._invoke("backup" if self.backup is not None and not self.outbox.n_queued else "serve")
-                case Action.WARM:
-                    self._session = self._send_invocation("warm")
-                case Action.PING:
-                    self._ping()
-                case Action.FLUSH:
-                    self._flush()
-                case Action.RESUME:
-                    self._resume()
-                case Action.SUSPECT:
-                    self._suspect()
+            self._acts[action]()
+
+    def _call(self) -> None:
+        self._invoke("backup" if self.backup is not None and not self.outbox.n_queued else "serve")
+
+    def _call_to_warm(self) -> None:
+        policy = self._context.policy
+        self._session = self._send_invocation("warm")
+        is_pair = policy.warm_replicas and policy.backup_interval_s > 0 and bool(self.custody.holdings)
+        self.pair.begin(self._send_invocation("warm") if is_pair else None)
 
     def _keep_silence_timer(self, before: tuple[Activity, Validity]) -> None:
         """One timer a node: it runs while an answer is expected, or the end of a departure."""
@@ -454,7 +490,7 @@ class Node:
             self._context.cancel_timer(("silence", self.id))
 
     def _invoke(self, reason: str) -> None:
-        if len(self._invoked) >= MAX_INVOCATIONS:
+        if len(self._invoked) >= MAX_INVOCATIONS + self.pair.is_out:
             self.validity = Validity.UNVALIDATED
             self._give_up(f"{len(self._invoked)} invocations are out and none has been heard of")
             return
@@ -517,6 +553,11 @@ class Node:
     def _flush(self) -> None:
         assert self.link is not None
         self.outbox.flush(self.link)
+
+    def _send_ahead(self) -> None:
+        """The connection is frozen with its instance: what is written into it now is there when that wakes."""
+        if self.validity is Validity.VALIDATING:  # or it could not be invoked
+            self.outbox.flush_reads(self.link)
 
     def _pass_on(self, delete: DeleteChunks) -> None:
         if self.backup is not None:

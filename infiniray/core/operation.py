@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING
 
 from infiniray.core.commands import Fail, ObjectFacts, Release
@@ -63,8 +63,12 @@ class Operation:
         """A timer other than the stall timer fired."""
         raise NotImplementedError
 
+    def waits_for(self, progressed: Set[str]) -> bool:
+        """Whether I may have waited for what has happened to these nodes, or to what was under these keys."""
+        return False
+
     def look(self) -> None:
-        """Something has happened that operations wait for: a copy is on record, or a deletion was confirmed."""
+        """Something has happened that I may wait for: a copy is on record, or a deletion was confirmed."""
 
     def may_ask(self, node: NodeId) -> bool:
         """Whether a chunk on that node may still be asked for."""

@@ -43,6 +43,7 @@ class Outbox:
         self._register = register
         self._pass_on = pass_on
         self._queued: dict[RequestId, Request] = {}
+        self._reads: list[Request] = []  # queued, and not yet looked at by flush_reads
         self._sent: dict[RequestId, Request] = {}
         self._last_seq = 0  # given by us, or seen at an instance
         self._has_numbered = False
@@ -72,6 +73,8 @@ class Outbox:
 
     def queue(self, request: Request) -> None:
         self._queued[request.id] = request
+        if request.kind is RequestKind.FETCH:
+            self._reads.append(request)
 
     def cancel(self, request: Request) -> None:
         """Forget a request: it will not be settled. What is on its way stops on the wire."""
@@ -132,6 +135,7 @@ class Outbox:
     def flush(self, link: Link) -> None:
         """Send all that is queued, deletions first, so that there is room."""
         self._send_deletes(link)
+        self._reads.clear()
         if not self._queued:
             return
         queued, self._queued = self._queued, {}
@@ -146,6 +150,19 @@ class Outbox:
                     )
                 case _:
                     self._send_store(link, request)
+
+    def flush_reads(self, link: Link | None) -> None:
+        """Send the FETCHes that were queued since the last time and that this copy can answer, before it has spoken.
+
+        No STORE: its bytes would be held for an instance that may never wake.
+        """
+        reads, self._reads = self._reads, []
+        if link is None or link.is_closing:
+            return
+        for request in reads:
+            if self._queued.get(request.id) is request and request.seq in link.spans:
+                del self._queued[request.id]
+                self._send_fetch(link, request)
 
     def tell(self, link: Link, retentions: list[Retention]) -> None:
         """Send RETAINs."""

@@ -54,6 +54,8 @@ class Policy:
     hedge_delay_s: float = 0.02
     warm: Warm = Warm.ALL
     warm_interval_s: float = 60.0
+    #: Nodes that are backed up and hold anything are warmed in pairs, which finds replicas that were reclaimed.
+    warm_replicas: bool = False
     #: How often a node is backed up to a peer replica if it has changed; 0: never.
     backup_interval_s: float = 300.0
     #: A node that has not changed is backed up once in so long, too: the replica may be gone.
@@ -75,6 +77,8 @@ class Policy:
     #: For the estimate of what a chunk's transfer costs: a function's memory, its rate, the rest of a session.
     node_gb: float = 1.5
     node_bytes_per_s: float = 75 * (1 << 20)
+    #: And its rate for no more than ``backup_burst_bytes`` at a time.
+    node_burst_bytes_per_s: float = 1200 * (1 << 20)
     session_s: float = 0.02
     #: A shard that restarts waits so long at most for its nodes to say what they have.
     recovery_timeout_s: float = 30.0

@@ -21,6 +21,8 @@ __all__ = ["ChunkState", "Read"]
 
 #: A chunk is overdue when it takes this much longer than all but r of the others took.
 OVERDUE_SHARE = 0.25
+#: A read whose nodes answer others is hedged after so many times the delay.
+MAX_QUEUED_DELAYS = 5
 #: An object that comes faster than this many times the slowest rate of a transfer is not overdue as a whole.
 SLOW_RATE_FACTOR = 5
 
@@ -83,7 +85,9 @@ class Read(Operation):
         if timing is not Timing.DEADLINE and self._count(ChunkState.COMPLETE) >= self.facts.scheme.k:
             return  # being decoded: a chunk that came now could overwrite one that is decoded already
         self._strike_given_up()
-        if timing is Timing.HEDGE:
+        if timing is Timing.HEDGE and self._is_only_queued():
+            self.set_timer(Timing.HEDGE, self.context.policy.hedge_delay_s)
+        elif timing is Timing.HEDGE:
             self.shard.counters.reads_hedged += 1
             for index in self._by_preference(ChunkState.UNASKED):
                 self._ask(index)
@@ -128,6 +132,18 @@ class Read(Operation):
         if scheme.k <= scheme.r:
             return policy.hedge_delay_s  # no need to wait for others: this one should be here by now
         return policy.hedge_delay_s + self.facts.size_bytes / (SLOW_RATE_FACTOR * policy.min_bytes_per_s)
+
+    def _is_only_queued(self) -> bool:
+        """Whether the nodes that were asked have just answered others: this read waits its turn behind many, at them
+        or here, and would only make the queue longer by asking more nodes.
+
+        Only where no other chunk tells what is normal, and not for ever: a slow node answers, too.
+        """
+        scheme, policy, now_s = self.facts.scheme, self.context.policy, self.context.now_s
+        if scheme.k > scheme.r or now_s - self.started_s >= MAX_QUEUED_DELAYS * policy.hedge_delay_s:
+            return False
+        asked = [self.shard.nodes[request.node] for request in self.open.values()]
+        return bool(asked) and all(node.answered_s > now_s - policy.hedge_delay_s for node in asked)
 
     def _expect_the_rest(self) -> None:
         """All but r of the first k chunks are here: the others are overdue if they take a quarter longer than these.

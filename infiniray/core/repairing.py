@@ -70,13 +70,16 @@ class Repairs:
     def inspect(self, node: Node, *, may_copy: bool) -> None:
         """The node's current copy may lack chunks that it is to hold: have them copied (a backup does that), if that
         has not just been tried, or rebuilt."""
-        if node.copy is None or self._shard.is_recovering:
+        rebuilds = self._context.policy.repair is RepairMode.ALWAYS
+        if node.copy is None or self._shard.is_recovering or not (may_copy or rebuilds):
             return
         for chunk, held in node.custody.lacking(node.copy):
             record = self._shard.table.find(chunk.key)
             if record is None or record.facts.version != chunk.version:
                 continue
             if may_copy and node.elsewhere(held.seq) and self._shard.backups.request(node):
+                if not rebuilds:
+                    return
                 continue  # looked at again when that is over
             self.add(record)
 
@@ -183,9 +186,9 @@ class Repairs:
 
     def _spend(self, record: ObjectRecord, *, n_reads: int, n_writes: int) -> None:
         policy, chunk_bytes = self._context.policy, record.facts.scheme.chunk_bytes(record.facts.size_bytes)
-        session_usd = policy.usd_per_request + policy.usd_per_gb_s * policy.node_gb * (
-            policy.session_s + chunk_bytes / policy.node_bytes_per_s
-        )
+        in_burst = min(chunk_bytes, policy.backup_burst_bytes)
+        move_s = in_burst / policy.node_burst_bytes_per_s + (chunk_bytes - in_burst) / policy.node_bytes_per_s
+        session_usd = policy.usd_per_request + policy.usd_per_gb_s * policy.node_gb * (policy.session_s + move_s)
         self.bytes.spend((n_reads + n_writes) * chunk_bytes, self._context.now_s)
         self.usd.spend((n_reads + n_writes) * session_usd, self._context.now_s)
 

@@ -166,7 +166,7 @@ class ShardState:
         if self.is_deposed:
             return self._decline(event)
         self._handlers[event.__class__](event)
-        if context.settled or context.turned or context.has_progressed or backups.stirred or backups.over:
+        if context.is_unsettled or backups.stirred or backups.over:
             self._settle_down()
         commands, context.out = context.out, []
         return commands
@@ -174,7 +174,7 @@ class ShardState:
     def _settle_down(self) -> None:
         """What the event led to, until nothing more follows from it."""
         context, backups = self.context, self.backups
-        while context.settled or context.turned or context.has_progressed or backups.stirred or backups.over:
+        while context.is_unsettled or backups.stirred or backups.over:
             while context.settled:
                 settled = context.settled.popleft()
                 operation = self.operations.get(settled.request.op)
@@ -189,14 +189,16 @@ class ShardState:
                 else:
                     # a backup that has just handed over has copied what there was: no other at once
                     self.repairs.inspect(node, may_copy=node not in backups.over)
+            while context.paired:
+                backups.on_paired(context.paired.popleft())
             while backups.stirred:
                 backups.stirred.pop().go_on()
             while backups.over:
                 self.repairs.inspect(backups.over.pop(), may_copy=False)
-            if context.has_progressed:
-                context.has_progressed = False
+            if context.progressed:
+                progressed, context.progressed = context.progressed, set()
                 for operation in list(self.operations.values()):
-                    if not operation.is_over:
+                    if operation.waits_for(progressed) and not operation.is_over:
                         operation.look()
 
     # ------------------------------------------------------------ beginning, and being replaced
@@ -515,11 +517,11 @@ class ShardState:
             node = self.nodes[place.node]
             node.used_bytes -= footprint_bytes(record.chunk_bytes(index))
             node.discard(record.chunk_id(index))
-        self.context.has_progressed = True
+        self.context.progressed.add(record.facts.key)
 
     def _residues_of(self, key: str) -> list[Residue]:
         """What may still be on nodes of the objects that were under ``key``; those that are harmless are forgotten."""
-        left = [residue for residue in self.residues.get(key, ()) if not residue.is_harmless(self)]
+        left = [residue for residue in self.residues.get(key, ()) if not residue.is_harmless(residue.left(self))]
         if left:
             self.residues[key] = left
         else:
@@ -570,7 +572,7 @@ class ShardState:
             del self._links[link]  # that it closes is no news: the node may be in the pool again by then
         for reason, n in node.n_invoked.items():
             self._n_invoked_before[reason] = self._n_invoked_before.get(reason, 0) + n
-        self.context.has_progressed = True  # what may still have been left on it is out of reach
+        self.context.progressed.add(node.id)  # what may still have been left on it is out of reach
 
     def _link_opened(self, event: ev.LinkOpened) -> None:
         node = self.nodes.get(event.node)

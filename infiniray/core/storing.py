@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 from typing import TYPE_CHECKING
 
 from infiniray.codec.schemes import SchemeKind
@@ -108,6 +108,9 @@ class Storing(Operation):
         for index in list(self._homes):
             self._leave(index)
 
+    def waits_for(self, progressed: Set[str]) -> bool:
+        return len(self.stored) == len(self.indices)
+
     def look(self) -> None:
         self._commit_if_stored()
 
@@ -211,6 +214,9 @@ class Write(Storing):
         self.shard.pin(record)  # it is not evicted before it is acknowledged
         self.set_timer(Timing.AGAIN, self.context.policy.erase_patience_s)
         self.look()
+
+    def waits_for(self, progressed: Set[str]) -> bool:
+        return super().waits_for(progressed) if self._eraser is None else self._eraser.waits_for(progressed)
 
     def look(self) -> None:
         if self._eraser is None:

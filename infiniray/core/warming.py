@@ -15,6 +15,8 @@ __all__ = ["Warming"]
 
 #: Due in less than this share of an interval is due now: the last warm-up took moments, and is no reason to look twice.
 _SOON_SHARE = 0.001
+#: A node that is busy when a pair is due is asked again after this share of an interval.
+_BUSY_SHARE = 0.05
 
 
 class Warming:
@@ -22,6 +24,8 @@ class Warming:
     the paper does, at every interval.
 
     A warm-up costs the request fee and a millisecond; its answer tells at once whether the instance was reclaimed.
+    Where pairs are sent (:mod:`~infiniray.core.pairing`) a node that is used is warmed as well: requests meet its
+    current instance, not its replica.
     """
 
     def __init__(self, shard: ShardState) -> None:
@@ -36,13 +40,16 @@ class Warming:
 
     def on_timer(self, node: Node) -> None:
         policy = self._context.policy
-        since_s = node.touched_s if policy.warm is not Warm.FIXED else 0.0
+        is_unconditional = policy.warm is Warm.FIXED or (policy.warm_replicas and node.custody.holdings)
+        since_s = 0.0 if is_unconditional else node.touched_s
         due_s = since_s + policy.warm_interval_s - self._context.now_s
         if due_s <= _SOON_SHARE * policy.warm_interval_s:
             due_s = policy.warm_interval_s
             is_wanted = policy.warm is not Warm.HOLDING or bool(node.custody.holdings)
             if is_wanted and not self._shard.is_recovering:  # another instance might answer than the one on record
-                node.warm()
+                is_warmed = node.warm()
+                if not is_warmed and policy.warm_replicas:
+                    due_s *= _BUSY_SHARE
         self._set(node.id, due_s)
 
     def _set(self, node: NodeId, after_s: float) -> None:

@@ -6,8 +6,10 @@ comes back when the last view of it is gone, wherever that view went.
 
 from __future__ import annotations
 
+import time
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +17,17 @@ import numpy.typing as npt
 from infiniray.codec.schemes import SchemeKind
 from infiniray.core.commands import ObjectFacts
 
-__all__ = ["BufferPool", "OperationBuffers"]
+__all__ = ["BufferPool", "OperationBuffers", "Takes"]
 
 ByteArray = npt.NDArray[np.uint8]
+
+
+class Takes(Protocol):
+    """Where memory comes from."""
+
+    def take(self, n_bytes: int) -> ByteArray:
+        """An array of ``n_bytes`` with whatever in it, the taker's until all views of it are gone."""
+
 
 #: Smaller ones come from the heap, which reuses them by itself.
 _MIN_POOLED_BYTES = 256 << 10
@@ -26,10 +36,12 @@ _MIN_POOLED_BYTES = 256 << 10
 class BufferPool:
     """I keep up to ``limit_bytes`` of buffers that nobody uses, for the next who needs one of about that size."""
 
-    def __init__(self, limit_bytes: int = 512 << 20) -> None:
+    def __init__(self, limit_bytes: int = 512 << 20, now_s: Callable[[], float] = time.monotonic) -> None:
         self.free_bytes = 0
         self._limit_bytes = limit_bytes
-        self._free: dict[int, list[ByteArray]] = {}
+        self._now_s = now_s
+        #: {capacity: [(since when it is free, memory)]}, the longest free first
+        self._free: dict[int, list[tuple[float, ByteArray]]] = {}
 
     def take(self, n_bytes: int) -> ByteArray:
         """An array of ``n_bytes`` with whatever in it. Its memory comes back by itself when all views are gone."""
@@ -38,7 +50,7 @@ class BufferPool:
         capacity = _size_class(n_bytes)
         shelf = self._free.get(capacity)
         if shelf:
-            base = shelf.pop()
+            _, base = shelf.pop()
             self.free_bytes -= capacity
         else:
             base = np.empty(capacity, np.uint8)
@@ -46,10 +58,18 @@ class BufferPool:
         weakref.finalize(lease, self._give_back, base).atexit = False
         return np.asarray(lease)
 
+    def trim(self, idle_s: float) -> None:
+        """Let go of what nobody has used for so long."""
+        until_s = self._now_s() - idle_s
+        for capacity, shelf in self._free.items():
+            n_idle = sum(since_s <= until_s for since_s, _ in shelf)
+            del shelf[:n_idle]  # the longest free stand first
+            self.free_bytes -= n_idle * capacity
+
     def _give_back(self, base: ByteArray) -> None:
         if self.free_bytes + len(base) <= self._limit_bytes:
             self.free_bytes += len(base)
-            self._free.setdefault(len(base), []).append(base)
+            self._free.setdefault(len(base), []).append((self._now_s(), base))
 
 
 class _Lease:
@@ -77,10 +97,14 @@ class OperationBuffers:
 
     Args:
         is_for_one_chunk: chunks are on their own: there is no object that they would be part of.
+        landing: where memory for the object is taken; None: where all is.
     """
 
-    def __init__(self, pool: BufferPool, data: Any = None, *, is_for_one_chunk: bool = False) -> None:
+    def __init__(
+        self, pool: BufferPool, data: Any = None, *, is_for_one_chunk: bool = False, landing: Takes | None = None
+    ) -> None:
         self._pool = pool
+        self._landing = pool if landing is None else landing
         self._is_for_one_chunk = is_for_one_chunk
         self._object: ByteArray | None = None if data is None else _as_array(data)
         #: the object is whole: chunks are sent from here, not received
@@ -109,7 +133,7 @@ class OperationBuffers:
 
     def _whole(self, facts: ObjectFacts) -> ByteArray:
         if self._object is None:
-            self._object = self._pool.take(facts.size_bytes)
+            self._object = self._landing.take(facts.size_bytes)
         return self._object
 
 

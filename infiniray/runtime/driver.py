@@ -20,12 +20,12 @@ from infiniray.core import events as ev
 from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
 from infiniray.core.shard import ShardState
 from infiniray.errors import CacheUnavailable, SchemeError
-from infiniray.runtime.buffers import BufferPool, ByteArray, OperationBuffers
+from infiniray.runtime.buffers import BufferPool, ByteArray, OperationBuffers, Takes
 from infiniray.runtime.clock import Clock, Timers
 from infiniray.runtime.coordination import Coordination, Coordinator, LoneCoordinator
 from infiniray.runtime.copies import Copies
 from infiniray.runtime.keys import KeyRing
-from infiniray.runtime.link import NodeLink
+from infiniray.runtime.link import NodeLink, Turn
 from infiniray.runtime.listener import Greeting, Listener
 from infiniray.runtime.pacing import Pacer, Pacing
 from infiniray.runtime.reaching import Reaching
@@ -44,9 +44,12 @@ _CLOSE_TIMEOUT_S = 3.0
 
 
 class ChunkCoder(Protocol):
-    """Where chunks are computed; both return when it is done, without holding up the event loop."""
+    """Where chunks are computed; both return when it is done, without holding up the event loop.
 
-    async def encode(self, scheme: Scheme, data: Any) -> list[Any]: ...
+    ``outputs`` are buffers that parity may be computed into; what has it, these or others, is returned.
+    """
+
+    async def encode(self, scheme: Scheme, data: Any, outputs: list[Any]) -> list[Any]: ...
 
     async def reconstruct(
         self, scheme: Scheme, object_bytes: int, present: Mapping[int, Any], wanted: Mapping[int, Any]
@@ -109,6 +112,7 @@ class ShardDriver:
         self._is_deposed = False
         self._on_deposed = on_deposed
         self._links: dict[LinkId, NodeLink] = {}
+        self._turn = Turn()
         self._keys_of: dict[LinkId, str] = {}  # ids of the secrets that they were proven with
         self._copies = Copies(self._links, self.pool, self.feed)
         self._asking = asyncio.Lock()
@@ -188,15 +192,20 @@ class ShardDriver:
         assert done.facts is not None
         return done.facts
 
-    async def get(self, key: str, *, timeout_s: float) -> tuple[cmd.ObjectFacts, ByteArray]:
+    async def get(
+        self, key: str, *, timeout_s: float, landing: Takes | None = None
+    ) -> tuple[cmd.ObjectFacts, ByteArray]:
         """The object's facts and its bytes: uint8, read-only, the caller's for as long as it likes.
+
+        Args:
+            landing: where the memory is taken that it is received in; None: from :attr:`pool`.
 
         Raises:
             KeyNotFound, ObjectLost: a miss.
             Overloaded, DeadlineExceeded: try again.
         """
         op = self._new_op()
-        buffers = self._buffers[op] = OperationBuffers(self.pool)
+        buffers = self._buffers[op] = OperationBuffers(self.pool, landing=landing)
         done = await self._run(op, ev.GetRequested(op=op, key=key, deadline_s=self._clock.now_s() + timeout_s))
         assert done.facts is not None
         data = buffers.object(done.facts)
@@ -417,8 +426,9 @@ class ShardDriver:
         task.add_done_callback(self._coding.discard)
 
     async def _encode(self, command: cmd.Encode, buffers: OperationBuffers) -> None:
-        parity = await self._coder.encode(command.facts.scheme, buffers.object(command.facts))
-        buffers.set_parity(command.facts, parity)
+        scheme, data = command.facts.scheme, buffers.object(command.facts)
+        outputs = [self.pool.take(scheme.chunk_bytes(len(data))) for _ in range(scheme.r)]
+        buffers.set_parity(command.facts, await self._coder.encode(scheme, data, outputs))
 
     async def _decode(self, command: cmd.Decode, buffers: OperationBuffers) -> None:
         facts = command.facts
@@ -460,7 +470,7 @@ class ShardDriver:
         link_id = LinkId(next(self._link_ids))
         pacer = Pacer(self._pacing, connection) if self._pacing is not None else None
         self._keys_of[link_id] = greeting.key
-        self._links[link_id] = NodeLink(link_id, greeting.node, connection, self._epoch, self, pacer)
+        self._links[link_id] = NodeLink(link_id, greeting.node, connection, self._epoch, self, pacer, self._turn)
         self._reaching.on_dialled()
         self.feed(
             ev.LinkOpened(

@@ -18,13 +18,16 @@ from infiniray.runtime.buffers import ByteArray
 from infiniray.runtime.pacing import Pacer
 from infiniray.runtime.streams import Stream
 from infiniray.wire.describe import ChunkId, ChunkInfo
-from infiniray.wire.frames import SEGMENT_BYTES, Frame, FrameReader, Kind, ProtocolError, pack
+from infiniray.wire.frames import SEGMENT_BYTES, Frame, FrameReader, Kind, ProtocolError, new_scratch, pack
 from infiniray.wire.tls import TlsStream
 
-__all__ = ["LinkOwner", "NodeLink"]
+__all__ = ["LinkOwner", "NodeLink", "Turn"]
 
 #: Bytes moved in one turn of the event loop before other connections get theirs.
 _TURN_BYTES = 4 << 20
+#: Sent with one call: this much, and the rest of a segment; of short pieces so many (the system takes 1024).
+_BATCH_BYTES = 256 << 10
+_MAX_PIECES = 128
 #: Frames that a node may send once it is connected.
 _FROM_NODES = {
     Kind.PONG, Kind.BYE, Kind.STORED, Kind.REFUSED, Kind.CHUNK, Kind.DATA, Kind.ABORT, Kind.MISSING, Kind.CANCELLED,
@@ -46,6 +49,26 @@ class LinkOwner(Protocol):
     def on_refused(self, link: NodeLink, request: RequestId, reason: str) -> None: ...
 
     def on_link_closed(self, link: NodeLink, reason: str) -> None: ...
+
+
+class Turn:
+    """The turn of the event loop that is on, for the connections of one shard: what is sent over a connection goes out
+    at once, and what follows in the same turn goes out together, at its end."""
+
+    def __init__(self) -> None:
+        self.scratch = new_scratch()  # for all that is read in turn
+        self._links: list[NodeLink] = []
+
+    def note(self, link: NodeLink) -> None:
+        """It has sent something in this turn: it is told when that is over."""
+        if not self._links:
+            asyncio.get_running_loop().call_soon(self._end)
+        self._links.append(link)
+
+    def _end(self) -> None:
+        links, self._links = self._links, []
+        for link in links:
+            link.turn_ended()
 
 
 @dataclass(slots=True)
@@ -73,6 +96,7 @@ class _Incoming:
     seq: int | None
     promised_bytes: int = 0
     received_bytes: int = 0
+    received_crc: int = 0
     info: ChunkInfo | None = None  # what it said of itself
     is_damaged: bool = False
 
@@ -88,6 +112,7 @@ class NodeLink:
         epoch: int,
         owner: LinkOwner,
         pacer: Pacer | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.id = link
         self.node = node
@@ -100,7 +125,9 @@ class NodeLink:
         self._owner = owner
         self._pacer = pacer
         self._loop = asyncio.get_running_loop()
-        self._reader = FrameReader(self._place)
+        self._turn = turn or Turn()
+        self._has_sent = False  # in this turn: what comes now waits for its end
+        self._reader = FrameReader(self._place, scratch=self._turn.scratch)
         self._last_placed: int | None = None
         self._incoming: dict[int, _Incoming] = {}
         self._control: deque[bytes] = deque()
@@ -122,19 +149,19 @@ class NodeLink:
     def send(self, kind: Kind, request: int = 0, meta: dict[str, object] | None = None) -> None:
         """A frame without a body; goes ahead of chunks that wait."""
         self._control.append(pack(kind, request, self._epoch, meta))
-        self._pump()
+        self._send_soon()
 
     def store(self, request: RequestId, info: ChunkInfo, chunk: ByteArray) -> None:
         """Send a chunk, after those before it. ``info.crc`` is computed here, when its turn comes."""
         self._stores.append(_Outgoing(request, info, chunk.data))
         self._unanswered[request] = 0
-        self._pump()
+        self._send_soon()
 
     def store_copy(self, request: RequestId, info: ChunkInfo, chunk: ByteArray) -> None:
         """Send a chunk that another instance has, described as it is there."""
         self._stores.append(_Outgoing(request, info, chunk.data, is_copy=True))
         self._unanswered[request] = info.crc
-        self._pump()
+        self._send_soon()
 
     def abort_store(self, request: RequestId) -> None:
         """Stop sending a chunk; nothing is heard of it any more."""
@@ -295,11 +322,12 @@ class NodeLink:
         if frame.body_bytes == 0:
             self._check_description(incoming, frame)
         incoming.received_bytes += frame.body_bytes
+        incoming.received_crc = checksum(frame.body, incoming.received_crc)  # while it is in the processor's cache
         if incoming.received_bytes < len(incoming.target) and not incoming.is_damaged:
             return
         del self._incoming[frame.request]
         info = incoming.info
-        is_whole = not incoming.is_damaged and info is not None and checksum(incoming.target) == incoming.crc
+        is_whole = not incoming.is_damaged and info is not None and incoming.received_crc == incoming.crc
         if not is_whole:
             self.send(Kind.CANCEL, frame.request)
         self._owner.on_chunk(self, RequestId(frame.request), info, is_whole)
@@ -321,6 +349,18 @@ class NodeLink:
             incoming.is_damaged = not is_asked_for or incoming.seq not in (None, info.seq)
 
     # ------------------------------------------------------------ out
+
+    def _send_soon(self) -> None:
+        if not self._has_sent and not self._is_writing and not self._is_closed:
+            self._has_sent = True
+            self._turn.note(self)
+            self._pump()
+
+    def turn_ended(self) -> None:
+        """Send what was held back for others to join it."""
+        self._has_sent = False
+        if not self._is_writing:
+            self._pump()
 
     def _pump(self) -> None:
         """Hand the kernel what it takes."""
@@ -346,22 +386,25 @@ class NodeLink:
             self._loop.call_soon(self.close, f"{type(error).__name__}: {error}")
 
     def _load(self) -> bool:
-        """The next things to send: all control frames, and one segment."""
+        """The next things to send: all control frames, then a segment of a long chunk, or many short chunks."""
+        pending = self._pending
         if self._control:
-            self._pending.append(memoryview(b"".join(self._control)))
+            pending.append(memoryview(b"".join(self._control)))
             self._control.clear()
-        if self._stores:
+        n_bytes = 0
+        while self._stores and n_bytes < _BATCH_BYTES and len(pending) < _MAX_PIECES:
             outgoing = self._stores[0]
             head, segment = self._next_segment(outgoing)
-            self._pending.append(memoryview(head))
+            pending.append(memoryview(head))
             if segment:
-                self._pending.append(segment)
+                pending.append(segment)
+                n_bytes += len(segment)
             if outgoing.sent_bytes >= len(outgoing.view):
                 self._stores.popleft()
         if self._leave is not None and not self._stores:
-            self._pending.append(memoryview(self._leave))
+            pending.append(memoryview(self._leave))
             self._leave = None
-        return bool(self._pending)
+        return bool(pending)
 
     def _next_segment(self, outgoing: _Outgoing) -> tuple[bytes, memoryview]:
         segment = outgoing.view[outgoing.sent_bytes : outgoing.sent_bytes + SEGMENT_BYTES]
@@ -377,9 +420,13 @@ class NodeLink:
         return pack(Kind.STORE, outgoing.request, self._epoch, meta, len(segment)), segment
 
     def _drop_sent(self, n_bytes: int) -> None:
-        pending = self._pending
-        while pending and n_bytes >= len(pending[0]):
-            n_bytes -= len(pending.pop(0))
+        pending, n_sent = self._pending, 0
+        for piece in pending:
+            if n_bytes < len(piece):
+                break
+            n_bytes -= len(piece)
+            n_sent += 1
+        del pending[:n_sent]
         if n_bytes:
             pending[0] = pending[0][n_bytes:]
 

@@ -187,7 +187,7 @@ class Listener:
 
 async def _read_frame(stream: Stream) -> Frame:
     """Exactly one frame without a body, and nothing behind it: who has not been answered has nothing more to say."""
-    reader = FrameReader(lambda frame: None, max_body_bytes=0)
+    reader = FrameReader(lambda frame: None, max_body_bytes=0, scratch=memoryview(bytearray(_HELLO_BYTES)))
     n_total = 0
     while True:
         n_bytes = await receive(stream, reader.buffer())

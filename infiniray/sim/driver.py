@@ -413,8 +413,7 @@ class SimDriver:
 
         def retain(instance: Instance) -> None:
             instance.retain(command.first, command.last, set(command.keep))
-            for first, last in command.seen:
-                instance.spans.add(first, last)
+            instance.spans.update(command.seen)
             self.platform.answer(instance, 0, lambda: ev.Retained(request=command.request))
 
         self.platform.send(command.link, 0, retain)

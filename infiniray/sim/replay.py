@@ -409,8 +409,7 @@ class ShardRun:
     def _retain(self, instance: Instance, command: cmd.Retain) -> None:
         if command.last >= command.first:
             instance.retain(command.first, command.last, command.keep)
-        for first, last in command.seen:
-            instance.spans.add(first, last)
+        instance.spans.update(command.seen)
         self._answer(instance, ev.Retained(request=command.request))
 
     def _answer(self, instance: Instance, answer: ev.Event) -> None:

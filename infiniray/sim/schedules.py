@@ -162,6 +162,7 @@ class _Schedule:
         policy = Policy(
             idle_byte_s=ends.choice([0.0, 0.0, 3e6, 1e8]),
             sweep_interval_s=ends.choice([1.0, 10.0]),
+            warm_replicas=ends.choice([False, True]),
             schemes=SchemePolicy.of([(1 << 16, "mirror:3"), (1 << 20, "rs:4+2"), (None, "rs:5+2")]),
             hedge=self.random.choice(list(Hedge)),
             connect_timeout_s=1.0,

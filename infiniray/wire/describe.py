@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from infiniray.wire.frames import ProtocolError
@@ -144,19 +144,45 @@ class SeqSpans:
 
     def add(self, first: int, last: int | None = None) -> None:
         """Add ``first`` to ``last``, inclusive; neighbours join."""
+        starts, stops = self._starts, self._stops
         last = first if last is None else last
-        i = bisect_right(self._starts, first)
-        if i and self._stops[i - 1] >= first - 1:
+        if not stops or first > stops[-1] + 1:  # the most
+            starts.append(first)
+            stops.append(last)
+        elif first > stops[-1]:
+            stops[-1] = last
+        else:
+            self._insert(first, last)
+        if len(starts) > self.MAX_SPANS:
+            del starts[0], stops[0]
+
+    def _insert(self, first: int, last: int) -> None:
+        starts, stops = self._starts, self._stops
+        i = bisect_right(starts, first)
+        if i and stops[i - 1] >= first - 1:
             i -= 1
-            first = self._starts[i]
-        j = i
-        while j < len(self._starts) and self._starts[j] <= last + 1:
-            last = max(last, self._stops[j])
-            j += 1
-        self._starts[i:j] = [first]
-        self._stops[i:j] = [last]
-        if len(self._starts) > self.MAX_SPANS:
-            del self._starts[0], self._stops[0]
+            if last <= stops[i]:
+                return
+            first = starts[i]
+        j = bisect_right(starts, last + 1, i)
+        if j > i:
+            last = max(last, stops[j - 1])
+        starts[i:j] = [first]
+        stops[i:j] = [last]
+
+    def update(self, spans: SeqSpans | Sequence[tuple[int, int]]) -> None:
+        """Add many spans, in order, at once."""
+        if isinstance(spans, SeqSpans):
+            more_starts, more_stops = spans._starts, spans._stops
+        else:
+            more_starts, more_stops = [first for first, _ in spans], [last for _, last in spans]
+        # With starts and stops each in order, a span of the union begins where a start lies behind all stops before.
+        starts, stops = sorted(self._starts + more_starts), sorted(self._stops + more_stops)
+        begins = [i for i in range(1, len(starts)) if starts[i] > stops[i - 1] + 1]
+        begins = begins[-self.MAX_SPANS :] if len(begins) >= self.MAX_SPANS else [0, *begins]
+        if starts:
+            self._starts = [starts[i] for i in begins]
+            self._stops = [*(stops[i - 1] for i in begins[1:]), stops[-1]]
 
     def covers(self, other: SeqSpans) -> bool:
         """Whether everything in ``other`` is here."""
@@ -172,24 +198,18 @@ class SeqSpans:
     def without(self, seqs: Iterable[int]) -> SeqSpans:
         """These numbers but those in ``seqs``."""
         gone = sorted(set(seqs))
-        if not gone:
-            return self.copy()
         rest = SeqSpans()
-        i = 0
+        start = 0
         for first, last in self:
-            i = bisect_left(gone, first, i)
-            while i < len(gone) and gone[i] <= last:
-                if first < gone[i]:
-                    rest._append(first, gone[i] - 1)
-                first = gone[i] + 1
-                i += 1
-            if first <= last:
-                rest._append(first, last)
+            start = bisect_left(gone, first, start)
+            stop = bisect_right(gone, last, start)
+            rest._starts += [first, *[seq + 1 for seq in gone[start:stop]]]
+            rest._stops += [*[seq - 1 for seq in gone[start:stop]], last]
+            start = stop
+        if gone:
+            left = [i for i, (first, last) in enumerate(rest) if first <= last]
+            rest._starts, rest._stops = [rest._starts[i] for i in left], [rest._stops[i] for i in left]
         return rest
-
-    def _append(self, first: int, last: int) -> None:
-        self._starts.append(first)
-        self._stops.append(last)
 
     def copy(self) -> SeqSpans:
         twin = SeqSpans.__new__(SeqSpans)

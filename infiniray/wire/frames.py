@@ -30,6 +30,7 @@ __all__ = [
     "FrameReader",
     "Kind",
     "ProtocolError",
+    "new_scratch",
     "pack",
 ]
 
@@ -40,7 +41,11 @@ HEADER_BYTES = _HEADER.size
 SEGMENT_BYTES = 1 << 20
 #: Longest meta of one frame: a page of an inventory fits, a runaway peer does not.
 MAX_META_BYTES = 1 << 18
-_SCRATCH_BYTES = 1 << 16
+#: Read at once where small frames come: four chunks of 64 KiB, or thousands of frames without a body.
+_SCRATCH_BYTES = 1 << 18
+#: After a body longer than this, another is likely: all but its header is better received where it belongs.
+_LONG_BODY_BYTES = 1 << 17
+_HEADROOM_BYTES = 1 << 10
 
 
 class ProtocolError(ValueError):
@@ -111,20 +116,30 @@ def pack(
     return _HEADER.pack(kind, 0, _MAGIC, epoch, request, len(text), body_bytes) + text
 
 
+def new_scratch() -> memoryview:
+    """A buffer for :class:`FrameReader`."""
+    return memoryview(bytearray(_SCRATCH_BYTES))
+
+
 class FrameReader:
     """I turn received bytes into frames, for one connection.
 
     Use as the receiving half of a socket: fill :meth:`buffer` with ``recv_into``, then call :meth:`advance`
     with the count. Headers and small frames are read through a scratch buffer, many at a time; the rest of a
-    body is received straight into the view that ``sink`` named.
+    body is received straight into the view that ``sink`` named. Nothing stays in the scratch buffer after
+    :meth:`advance`: connections that are read in turn may share one.
 
     After a :class:`ProtocolError` the stream has no meaning any more: close the connection.
     """
 
-    def __init__(self, sink: BodySink, *, max_body_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self, sink: BodySink, *, max_body_bytes: int = SEGMENT_BYTES, scratch: memoryview | None = None
+    ) -> None:
         self._sink = sink
         self._max_body_bytes = max_body_bytes
-        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._scratch = new_scratch() if scratch is None else scratch
+        self._headroom = self._scratch[:_HEADROOM_BYTES]
+        self._window = self._scratch  # of the scratch buffer, what the next read may fill
         self._carry = b""  # the start of a header or meta that is not whole yet
         self._frame: Frame | None = None  # the frame whose body is being received
         self._target: memoryview | None = None
@@ -132,9 +147,9 @@ class FrameReader:
 
     def buffer(self) -> memoryview:
         """Where the next bytes go: never empty."""
-        if self._frame is not None and self._target is not None:
-            return self._target[self._filled :]
-        return self._scratch
+        if self._frame is None:
+            return self._window
+        return self._scratch if self._target is None else self._target[self._filled :]
 
     def advance(self, n_bytes: int) -> list[Frame]:
         """Take note of ``n_bytes`` received into :meth:`buffer`; the frames that this completed."""
@@ -200,6 +215,7 @@ class FrameReader:
         assert frame is not None
         self._frame = self._target = None
         self._filled = 0
+        self._window = self._scratch if frame.body_bytes < _LONG_BODY_BYTES else self._headroom
         return frame if target is None else frame._replace(body=target)
 
 

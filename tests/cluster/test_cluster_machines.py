@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,13 +111,6 @@ def test_each_shard_has_a_machine_of_its_own_and_is_dialled_there(many: Cache, n
     assert many.stats()["nodes_connected"] >= SHARDS  # up made sure of that
 
 
-def test_with_more_shards_than_machines_they_share(nodes: Machines) -> None:
-    with infiniray.start(
-        nodes=15, shards=5, scheme="rs:2+1", memory_mb=256, name="more", platform={"listen_host": "auto"}
-    ) as cache:
-        assert sorted(Counter(places(cache, nodes).values()).values()) == [1, 2, 2]
-
-
 def test_on_loopback_they_stay_on_one_machine(nodes: Machines) -> None:
     """Nodes could not dial another one's."""
     with infiniray.start(nodes=6, shards=2, scheme="rs:2+1", memory_mb=256, name="one") as cache:
@@ -186,9 +180,6 @@ def test_users_elsewhere_go_on_when_the_machine_of_a_shard_is_lost(
     many["written later"] = b"v"
     assert many["written later"] == b"v"
 
-    nodes.add(lost)
-    assert ray.get(nodes.actor(User, lost, many.namespace("users")).n_right.remote(list(range(n_objects)))) == n_objects
-
 
 @contextlib.contextmanager
 def without_owner(name: str) -> Iterator[tuple[Cache, PlatformAdmin]]:
@@ -221,7 +212,7 @@ def test_the_machine_of_the_supervisor_is_lost(nodes: Machines) -> None:
     with without_owner("supervised") as (cache, _):
         cache.put_many({f"k{seed}": value(seed, small(seed)) for seed in range(8)})
         lost = machine_of("supervised:supervisor", nodes)
-        assert lost in WORKERS
+        assert lost in WORKERS  # not the head
         epoch = cache.status()["epoch"]
         nodes.kill(lost)
         for seed in range(8):
@@ -230,13 +221,13 @@ def test_the_machine_of_the_supervisor_is_lost(nodes: Machines) -> None:
         eventually(lambda: cache.status()["ok"], "every shard answers")
         assert cache.status()["epoch"] >= epoch
         assert cache.stats()["nodes"] == 6
-        nodes.add(lost)
 
 
 class Owner:
     """A job that starts a cache of its own, and does not come to close it."""
 
-    def start(self, name: str) -> list[str]:
+    def start(self, name: str, disk: str) -> list[str]:
+        tempfile.tempdir = disk  # is lost with the machine
         self.cache = infiniray.start(
             nodes=6, shards=2, scheme="rs:2+1", memory_mb=256, name=name, platform={"listen_host": "auto"}
         )
@@ -244,11 +235,10 @@ class Owner:
         return [actor for actor in rayapi.actor_names() if actor.startswith(f"{name}:")]
 
 
-def test_a_cache_ends_with_the_machine_of_the_process_that_it_belongs_to(nodes: Machines) -> None:
-    lost = WORKERS[2]
+def test_a_cache_ends_with_the_machine_of_the_process_that_it_belongs_to(nodes: Machines, tmp_path: Path) -> None:
+    lost = next(address for address in nodes.ids() if address != HEAD)
     owner = nodes.actor(Owner, lost)
-    assert len(ray.get(owner.start.remote("orphan"))) == 3
+    assert len(ray.get(owner.start.remote("orphan", str(tmp_path)))) == 3
     nodes.kill(lost)
     eventually(lambda: not [a for a in rayapi.actor_names() if a.startswith("orphan:")], "its actors have ended")
     assert rayapi.store_keys("orphan/") == []
-    nodes.add(lost)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import ray
@@ -22,6 +24,12 @@ class Occupant:
         return True
 
 
+async def encode(coder: TaskCoder, scheme: str, data: Any) -> list[Any]:
+    parsed = Scheme.parse(scheme)
+    outputs = np.empty((parsed.r, parsed.chunk_bytes(len(data))), np.uint8)
+    return await coder.encode(parsed, data, list(outputs))
+
+
 @pytest.mark.parametrize("scheme", ["rs:4+2", "xor:3+1", "rs:2+1"])
 async def test_a_task_computes_the_same_parity(local_ray: str, scheme: str) -> None:
     coder = TaskCoder("auto", task_min_bytes=1000)
@@ -29,7 +37,7 @@ async def test_a_task_computes_the_same_parity(local_ray: str, scheme: str) -> N
     ref = ray.put(data)
     mapped = await ref
     with coder.object_in_store(mapped, [ref]):
-        parity = await coder.encode(Scheme.parse(scheme), memoryview(mapped))
+        parity = await encode(coder, scheme, memoryview(mapped))
     expected = Coder().encode(Scheme.parse(scheme), data)
     assert len(parity) == len(expected)
     assert all(np.array_equal(a, b) for a, b in zip(parity, expected, strict=True))
@@ -40,10 +48,10 @@ async def test_small_objects_mirrors_and_unknown_buffers_stay_in_a_thread(local_
     coder = TaskCoder("auto", task_min_bytes=1000)
     small, large = np.zeros(999, np.uint8), np.zeros(5000, np.uint8)
     with coder.object_in_store(small, [ray.put(small)]), coder.object_in_store(large, [ray.put(large)]):
-        await coder.encode(Scheme.parse("rs:2+1"), small)
-        await coder.encode(Scheme.parse("mirror:3"), large)
-        await coder.encode(Scheme.parse("rs:2+1"), large.copy())
-    await coder.encode(Scheme.parse("rs:2+1"), large)
+        await encode(coder, "rs:2+1", small)
+        await encode(coder, "mirror:3", large)
+        await encode(coder, "rs:2+1", large.copy())
+    await encode(coder, "rs:2+1", large)
     stats = coder.stats()
     assert (stats["thread_encodes"], stats["task_encodes"], stats["task_fallbacks"]) == (4, 0, 0)
 

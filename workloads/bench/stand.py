@@ -29,6 +29,8 @@ OTHERS: dict[str, Callable[[], Target]] = {
 }
 #: Nodes that are to stay awake linger for this long, and are woken before each stretch.
 _LINGER_S = 30
+#: On a machine with other work a start may take seconds; giving up on it would start a second instance in its place.
+_CONNECT_TIMEOUT_S = 20
 _SETTLE_S = 30.0
 _LOOK_AGAIN_S = 0.002
 
@@ -52,9 +54,10 @@ class Setting:
 
     def sections(self, conditions: Conditions) -> dict[str, Any]:
         """As configuration of the cache."""
-        sections: dict[str, Any] = {"read": {"hedge": self.hedge}}
+        session: dict[str, Any] = {"connect_timeout_s": _CONNECT_TIMEOUT_S}
+        sections: dict[str, Any] = {"read": {"hedge": self.hedge}, "session": session}
         if conditions.awake:
-            sections["session"] = {"linger_s": _LINGER_S}
+            session["linger_s"] = _LINGER_S
         if conditions.shaped:
             rate = self.node_bytes_per_s
             shape = {"bucket_bytes": 0, "burst_bytes_per_s": rate, "sustained_bytes_per_s": rate}

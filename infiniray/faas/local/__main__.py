@@ -20,12 +20,15 @@ from pydantic import ValidationError
 from infiniray.errors import ConfigError
 from infiniray.faas.local.admin import add_admin
 from infiniray.faas.local.api import add_function_api, refusals
+from infiniray.faas.local.front import Front
 from infiniray.faas.local.kinship import adopt_orphans, end_children
 from infiniray.faas.local.platform import Platform
 from infiniray.faas.local.policies import read_timeline, run_reclaims, watch_memory
 from infiniray.faas.local.settings import LocalPlatformSettings
 
 _MAX_REQUEST_BYTES = 100 << 20  # a 50 MB zip, in base64, and some
+#: For answers to invocations that the platform's end has ended.
+_LAST_ANSWERS_S = 1.0
 
 
 async def serve(settings: LocalPlatformSettings, directory: Path, ready_fd: int | None, owner_fd: int | None) -> None:
@@ -48,18 +51,25 @@ async def serve(settings: LocalPlatformSettings, directory: Path, ready_fd: int 
     app = web.Application(client_max_size=_MAX_REQUEST_BYTES, middlewares=[refusals])
     add_function_api(app, platform)
     add_admin(app, stop)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S)
+    front: Front | None = None
+    server: asyncio.Server | None = None
     try:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", settings.port, backlog=1024)
-        await site.start()
+        assert runner.server is not None
+        front = Front(platform, runner.server)
+        server = await loop.create_server(front, "127.0.0.1", settings.port, backlog=1024)
         if ready_fd is not None:
-            _tell(ready_fd, runner)
+            _tell(ready_fd, server)
         await stop.wait()
     finally:
         for chore in chores:
             chore.cancel()
+        if server is not None:
+            server.close()
         await platform.close()
+        if front is not None:
+            await front.close(_LAST_ANSWERS_S)
         await runner.cleanup()
         for failure in await asyncio.gather(*chores, return_exceptions=True):
             if isinstance(failure, Exception):
@@ -71,8 +81,8 @@ def _owner_ended(owner_fd: int, stop: asyncio.Event) -> None:
     stop.set()
 
 
-def _tell(ready_fd: int, runner: web.AppRunner) -> None:
-    host, port = runner.addresses[0][:2]
+def _tell(ready_fd: int, server: asyncio.Server) -> None:
+    host, port = server.sockets[0].getsockname()[:2]
     os.write(ready_fd, f"http://{host}:{port}\n".encode())
     os.close(ready_fd)
 

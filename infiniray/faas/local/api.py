@@ -11,7 +11,7 @@ import base64
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -20,12 +20,12 @@ from infiniray.faas.local.functions import name_of
 from infiniray.faas.local.platform import Platform
 from infiniray.faas.local.refusals import Refusal, invalid, service_error, too_large, too_many
 
-__all__ = ["PLATFORM", "add_function_api", "refusals"]
+__all__ = ["PLATFORM", "SYNC_BYTES", "add_function_api", "answer_invoke", "refusals"]
 
 _log = logging.getLogger(__name__)
 PLATFORM = web.AppKey("platform", Platform)
 _EVENTS = web.AppKey("events", set[asyncio.Task[None]])
-_SYNC_BYTES = 6 << 20
+SYNC_BYTES = 6 << 20
 _EVENT_BYTES = 1 << 20
 _MAX_QUEUED_EVENTS = 1000
 #: AWS keeps an event for up to six hours; here something is wrong much sooner.
@@ -91,24 +91,40 @@ def _refuse(refusal: Refusal) -> web.Response:
 
 async def invoke(request: web.Request) -> web.Response:
     platform = request.app[PLATFORM]
-    function = platform.registry.get(_name(request))
+    name = _name(request)
     kind = request.headers.get("X-Amz-Invocation-Type", "RequestResponse")
-    payload = await request.read() or b"{}"
-    _check_payload(payload, _EVENT_BYTES if kind == "Event" else _SYNC_BYTES)
-    if kind == "DryRun":
-        return web.Response(status=204)
-    if kind == "Event":
-        _queue_event(request, function.name, payload)
-        return web.Response(status=202)
+    payload = await request.read()
+    if kind in ("DryRun", "Event"):
+        name = platform.registry.get(name).name
+        _check_payload(payload or b"{}", _EVENT_BYTES if kind == "Event" else SYNC_BYTES)
+        if kind == "Event":
+            _queue_event(request, name, payload or b"{}")
+        return web.Response(status=204 if kind == "DryRun" else 202)
     if kind != "RequestResponse":
         raise invalid(f"Value '{kind}' at 'invocationType' failed to satisfy constraint")
+    lower = {header.lower(): value for header, value in request.headers.items()}
+    status, headers, body = await answer_invoke(platform, name, lower, payload)
+    return web.Response(status=status, body=body, headers=headers, content_type="application/json")
+
+
+async def answer_invoke(
+    platform: Platform, name: str, headers: Mapping[str, str], payload: bytes
+) -> tuple[int, dict[str, str], bytes]:
+    """A synchronous invocation: status, headers and body of the answer. ``headers`` by names in lower case.
+
+    Raises:
+        Refusal: it is not run.
+    """
+    function = platform.registry.get(name_of(name))
+    payload = payload or b"{}"
+    _check_payload(payload, SYNC_BYTES)
     outcome = await platform.invoke(function, payload)
-    headers = {"X-Amz-Executed-Version": "$LATEST"}
+    answer = {"X-Amz-Executed-Version": "$LATEST"}
     if outcome.error_type is not None:
-        headers["X-Amz-Function-Error"] = "Unhandled"
-    if request.headers.get("X-Amz-Log-Type") == "Tail":
-        headers["X-Amz-Log-Result"] = base64.b64encode(outcome.log_tail).decode()
-    return web.Response(body=outcome.payload, headers=headers, content_type="application/json")
+        answer["X-Amz-Function-Error"] = "Unhandled"
+    if headers.get("x-amz-log-type") == "Tail":
+        answer["X-Amz-Log-Result"] = base64.b64encode(outcome.log_tail).decode()
+    return 200, answer, outcome.payload
 
 
 def _check_payload(payload: bytes, limit_bytes: int) -> None:

@@ -1,7 +1,7 @@
 """The life of one instance: INIT, then idle (frozen) and busy in turns, until it is reclaimed or breaks.
 
-The instance is a process that runs AWS's runtime client against a Runtime API of its own, which this file serves:
-https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. It is free again when it asks for its *next*
+The instance is a process that runs AWS's runtime client against a Runtime API of its own
+(:mod:`~infiniray.faas.local.runtime_api`). It is free again when it asks for its *next*
 invocation, not when it responds, and the caller is answered then.
 """
 
@@ -20,10 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
-
 from infiniray.faas.local.functions import Function
 from infiniray.faas.local.nursery import Nursery
+from infiniray.faas.local.runtime_api import RuntimeConnection
 
 __all__ = ["Instance", "InstanceState", "Outcome"]
 
@@ -53,7 +52,6 @@ class Outcome:
 @dataclass(slots=True)
 class _Invocation:
     request_id: str
-    payload: bytes
     deadline_ms: int
     done: asyncio.Future[Outcome]
     answer: Outcome | None = None
@@ -76,9 +74,9 @@ class Instance:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._server: asyncio.Server | None = None
-        self._web: web.Server | None = None
+        self._connections: set[RuntimeConnection] = set()
         self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._turn: asyncio.Future[_Invocation] | None = None  # what the open `next` waits for
+        self._turn: RuntimeConnection | None = None  # where a `next` waits to be answered
         self._current: _Invocation | None = None
         self._init_error: Outcome | None = None
         self._init_end_s = 0.0
@@ -98,8 +96,9 @@ class Instance:
         Raises:
             asyncio.TimeoutError, OSError: there is none.
         """
-        self._web = web.Server(self._serve, access_log=None)
-        self._server = await self._loop.create_server(self._web, "127.0.0.1", 0)
+        self._server = await self._loop.create_server(
+            lambda: RuntimeConnection(self, MAX_RESPONSE_BYTES + 1, self._connections), "127.0.0.1", 0
+        )
         self.runtime_port = self._server.sockets[0].getsockname()[1]
         self._output, theirs = os.pipe()
         os.set_blocking(self._output, False)
@@ -135,7 +134,8 @@ class Instance:
 
     async def run(self, payload: bytes) -> Outcome:
         """One invocation, on an instance that was taken for it."""
-        if self._turn is None:  # it was reclaimed between INIT and now
+        turn, self._turn = self._turn, None
+        if turn is None:  # it was reclaimed between INIT and now
             return self._exit_failure(self.id, _how_it_ended(-signal.SIGKILL))
         self.is_taken = True
         self.state = InstanceState.BUSY
@@ -143,19 +143,16 @@ class Instance:
         self._log.clear()
         begun_s = time.monotonic()
         timeout_s = self.function.timeout_s
-        invocation = _Invocation(
-            str(uuid.uuid4()), payload, int((time.time() + timeout_s) * 1000), self._loop.create_future()
-        )
+        invocation = _Invocation(str(uuid.uuid4()), int((time.time() + timeout_s) * 1000), self._loop.create_future())
         self._current = invocation
         self._on_change(self)
-        self._signal(signal.SIGCONT)
-        self._turn.set_result(invocation)
+        turn.invoke(self._headers(invocation), payload)
+        self._signal(signal.SIGCONT)  # after the payload is there: so it wakes once
+        alarm = self._loop.call_later(timeout_s, self._time_out, invocation)
         try:
-            outcome = await asyncio.wait_for(asyncio.shield(invocation.done), timeout_s)
-        except asyncio.TimeoutError:
-            detail = f"{_now()} {invocation.request_id} Task timed out after {timeout_s:.2f} seconds"
-            outcome = self._failure("Sandbox.Timedout", detail)
-            self.kill("timeout")
+            outcome = await asyncio.shield(invocation.done)
+        finally:
+            alarm.cancel()
         self.used_s = time.monotonic()
         self._read_output()  # what it printed last may still be in the pipe
         return Outcome(
@@ -184,68 +181,69 @@ class Instance:
         if self._server is not None:
             self._server.close()
             self._server = None
-        if self._web is not None:
-            await self._web.shutdown(0.1)
-            self._web = None
+        for connection in list(self._connections):
+            connection.close()
 
-    # ------------------------------------------------------------ the Runtime API
+    # ------------------------------------------------------------ what the Runtime API is told
 
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        match request.path.split("/"):
-            case ["", "2018-06-01", "runtime", "invocation", "next"]:
-                return await self._next()
-            case ["", "2018-06-01", "runtime", "invocation", request_id, "response"]:
-                return self._respond(request_id, Outcome(payload=await _body(request)))
-            case ["", "2018-06-01", "runtime", "invocation", request_id, "error"]:
-                body = await _body(request)
-                return self._respond(request_id, Outcome(payload=body, error_type=_error_type(body)))
-            case ["", "2018-06-01", "runtime", "init", "error"]:
-                body = await _body(request)
-                self._init_error = Outcome(payload=body, error_type=_error_type(body))
-                self._end_init()
-                return web.Response(status=202)
-        return web.Response(status=404)
-
-    async def _next(self) -> web.Response:
+    def asked_next(self, connection: RuntimeConnection) -> None:
+        """It is idle from here on, until there is an invocation."""
+        if self.state is InstanceState.GONE:
+            return
         if self._current is not None:
             self.is_taken = False
         self._finish()
-        self._turn = self._loop.create_future()
+        self._turn = connection
         self.state = InstanceState.IDLE
         self._signal(signal.SIGSTOP)
         self._on_change(self)
         self._end_init()
-        invocation = await self._turn
-        self._turn = None
-        headers = {
+
+    def responded(self, request_id: str, body: bytes) -> int:
+        return self._respond(request_id, Outcome(payload=body))
+
+    def failed(self, request_id: str, body: bytes) -> int:
+        return self._respond(request_id, Outcome(payload=body, error_type=_error_type(body)))
+
+    def init_failed(self, body: bytes) -> int:
+        self._init_error = Outcome(payload=body, error_type=_error_type(body))
+        self._end_init()
+        return 202
+
+    def _headers(self, invocation: _Invocation) -> dict[str, str]:
+        return {
             "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
             "Lambda-Runtime-Deadline-Ms": str(invocation.deadline_ms),
             "Lambda-Runtime-Invoked-Function-Arn": self.function.arn,
             "Lambda-Runtime-Trace-Id": f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Sampled=0",
-            "Content-Type": "application/json",
         }
-        return web.Response(body=invocation.payload, headers=headers)
 
     def _end_init(self) -> None:
         if not self._ready.done():
             self._init_end_s = time.monotonic()
             self._ready.set_result(None)
 
-    def _respond(self, request_id: str, answer: Outcome) -> web.Response:
+    def _respond(self, request_id: str, answer: Outcome) -> int:
         current = self._current
         if current is None or current.request_id != request_id:
-            return web.json_response({"errorType": "InvalidRequestID"}, status=400)
+            return 400
         if len(answer.payload) > MAX_RESPONSE_BYTES:
             detail = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
             answer = self._failure("Function.ResponseSizeTooLarge", detail)
         current.answer = answer
-        return web.json_response({"status": "OK"}, status=202)
+        return 202
 
     def _finish(self) -> None:
         """It asks for more: the invocation before is over."""
         current, self._current = self._current, None
         if current is not None and not current.done.done():
             current.done.set_result(current.answer or self._failure("Runtime.Unknown", "no response"))
+
+    def _time_out(self, invocation: _Invocation) -> None:
+        if not invocation.done.done():
+            detail = f"{_now()} {invocation.request_id} Task timed out after {self.function.timeout_s:.2f} seconds"
+            invocation.done.set_result(self._failure("Sandbox.Timedout", detail))
+            self.kill("timeout")
 
     # ------------------------------------------------------------ the process
 
@@ -258,9 +256,7 @@ class Instance:
         current, self._current = self._current, None
         if current is not None and not current.done.done():
             current.done.set_result(failure)
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+        self._turn = None
         self._on_change(self)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -310,14 +306,6 @@ class Instance:
     def _failure(kind: str, message: str) -> Outcome:
         body: dict[str, Any] = {"errorType": kind, "errorMessage": message}
         return Outcome(payload=json.dumps(body).encode(), error_type=kind)
-
-
-async def _body(request: web.BaseRequest) -> bytes:
-    """All of a body of any length, of which one byte more than is allowed is kept."""
-    body = bytearray()
-    async for part in request.content.iter_chunked(1 << 18):
-        body += part[: MAX_RESPONSE_BYTES + 1 - len(body)]
-    return bytes(body)
 
 
 def _how_it_ended(status: int) -> str:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,19 @@ def test_sigterm_cleans_up_as_ctrl_c_does(cache: FakeCache, tmp_path: Path, monk
     assert "Aborted" in result.stderr
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_doctor_says_whether_the_cluster_of_a_guest_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        address = "{}:{}".format(*there.getsockname())
+        StateDirectory().write(CacheRecord(name="a", ray_address=address, created_s=time.time()))
+        StateDirectory().write(CacheRecord(name="b", ray_address="127.0.0.1:1", created_s=time.time()))
+        findings = json.loads(run("doctor", "--json").stdout)["findings"]
+    levels = {row["found"]: row["level"] for row in findings if row["check"] == "Ray cluster"}
+    assert levels.pop(f"cache 'a': {address} answers") == "ok"
+    ((found, level),) = levels.items()
+    assert found.startswith("cache 'b': no Ray can be reached at '127.0.0.1:1': ")
+    assert level == "warn"
 
 
 def test_doctor_says_which_record_it_cannot_read() -> None:

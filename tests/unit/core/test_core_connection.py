@@ -11,6 +11,8 @@ from infiniray.core import commands as cmd
 from infiniray.core import events as ev
 from infiniray.core.connection import TRANSITIONS, Action, Activity, Stimulus, Validity, step
 from infiniray.core.ids import NodeId, SessionId
+from infiniray.errors import ObjectLost
+from infiniray.wire.describe import SeqSpans
 
 STATES = list(itertools.product(Activity, Validity))
 #: LEAVING and SLEEPING know fewer validities than the awake states: nothing is asked of a node that leaves, and one
@@ -67,6 +69,8 @@ def test_only_sleepers_are_invoked_and_only_awake_nodes_are_sent_to() -> None:
             assert before[0] is not Activity.LEAVING
         if Action.FLUSH in actions:
             assert after[0] in awake
+        if Action.AHEAD in actions:
+            assert after == (Activity.SLEEPING, Validity.VALIDATING)
 
 
 def test_a_leaving_node_is_not_invoked_before_its_return() -> None:
@@ -247,3 +251,51 @@ def test_a_stranger_is_hung_up_on() -> None:
         )
     )  # fmt: skip
     assert [c.link for c in world.said(cmd.CloseLink)] == [99]
+
+
+def sleeper() -> World:
+    """One node that holds "a", sleeps, and will not wake."""
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.put("a")
+    world.asleep()
+    world.nodes[NodeId("n0")].is_silent = True
+    return world
+
+
+def sent(world: World, since: int) -> list[type]:
+    kinds = (cmd.Invoke, cmd.Ping, cmd.FetchChunk, cmd.StoreChunk)
+    return [type(command) for command in world.commands[since:] if isinstance(command, kinds)]
+
+
+def test_reads_are_sent_together_with_the_invocation_and_while_it_is_out() -> None:
+    world = sleeper()
+    since = len(world.commands)
+    gets = [world.get("a"), world.get("a")]
+    assert sent(world, since) == [cmd.Invoke, cmd.FetchChunk, cmd.FetchChunk]
+    assert all(map(world.is_open, gets))
+
+
+def test_a_write_waits_until_its_node_has_spoken() -> None:
+    world = sleeper()
+    since = len(world.commands)
+    world.put("b")
+    assert sent(world, since) == [cmd.Invoke]
+
+
+def test_reads_that_were_sent_ahead_follow_the_instance_that_wakes() -> None:
+    world = sleeper()
+    get = world.get("a")
+    since = len(world.commands)
+    world.second_instance(NodeId("n0"), world.said(cmd.Invoke)[-1].session)
+    assert isinstance(world.error(get), ObjectLost)  # this one never had it, and is not asked
+    assert sent(world, since) == []
+
+
+def test_reads_are_not_sent_to_a_copy_that_lacks_the_chunk() -> None:
+    world = sleeper()
+    link = world.state.nodes[NodeId("n0")].link
+    assert link is not None
+    link.copy.spans = SeqSpans()
+    since = len(world.commands)
+    world.get("a")
+    assert sent(world, since) == [cmd.Invoke]

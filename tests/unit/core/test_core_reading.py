@@ -413,3 +413,42 @@ def test_chunks_are_overdue_when_they_take_a_quarter_longer_than_the_others_did(
     assert sorted(asked(world, since)) == [0, 1, 2, 3, 4, 5]
     assert world.facts(get).key == "a"
     assert world.state.counters.reads_hedged == 1
+
+
+# ---------------------------------------------------------------- behind many others
+
+
+def queue_at_one_node(n: int) -> tuple[World, OpId, list[OpId]]:
+    """A read of "a" that its node does not answer, and ``n`` others that wait behind it at the same node."""
+    world = stored("mirror:3", n_nodes=3, hedge=Hedge.DELAYED, hedge_delay_s=0.02)
+    for node in world.nodes.values():
+        node.holds = True
+    return world, world.get("a"), [world.get("a") for _ in range(n)]
+
+
+def answer(world: World, get: OpId) -> None:
+    for node in world.nodes:
+        world.let_some_go(node, lambda command: isinstance(command, cmd.FetchChunk) and command.op == get)
+
+
+def test_a_read_whose_node_answers_others_is_not_hedged_yet() -> None:
+    world, get, (other,) = queue_at_one_node(1)
+    world.advance(0.015)
+    answer(world, other)
+    world.facts(other)
+    world.advance(0.01)
+    assert world.state.counters.reads_hedged == 0
+    world.advance(0.02)  # in which nothing came
+    assert world.state.counters.reads_hedged == 1
+    assert world.is_open(get)
+
+
+def test_a_node_that_answers_others_for_long_is_slow_all_the_same() -> None:
+    world, get, others = queue_at_one_node(12)
+    n_asked = []
+    for other in others:
+        world.advance(0.01)
+        answer(world, other)
+        n_asked.append(sum(command.op == get for command in world.said(cmd.FetchChunk)))
+    assert n_asked[:9] == [1] * 9
+    assert n_asked[-1] == 3

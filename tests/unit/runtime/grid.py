@@ -51,6 +51,7 @@ class GridSession(Session):
     def __init__(self, node: GridNode, instance: Instance, invocation: Invocation, end_s: float) -> None:
         super().__init__(instance, invocation, end_s)
         self._node = node
+        self._is_stopped = False
 
     def _serve_on_new_link(self) -> None:
         if self._instance not in self._node.instances:
@@ -62,10 +63,17 @@ class GridSession(Session):
         return super()._take_in(channel)
 
     def _give_out(self, channel: Channel) -> bool:
-        if channel.chunks and not channel.link.sending and not self._node.may_send(channel):
+        self._is_stopped = False
+        moved = super()._give_out(channel)
+        if self._is_stopped:
             self._node.wait_at_gate()
-            return True  # what came in meanwhile is looked at first
-        return super()._give_out(channel)
+        return moved or self._is_stopped  # what came in meanwhile is looked at first
+
+    def _queue_segment(self, channel: Channel) -> bool:
+        if channel.chunks and not self._node.may_send(channel):
+            self._is_stopped = True
+            return False
+        return super()._queue_segment(channel)
 
 
 class GridNode:

@@ -59,10 +59,11 @@ class GatedCoder:
         self.n_decodes = 0
         self._coder = Coder()
 
-    async def encode(self, scheme: Scheme, data: Any) -> list[Any]:
+    async def encode(self, scheme: Scheme, data: Any, outputs: list[Any]) -> list[Any]:
         self.n_encodes += 1
         await self._pass()
-        return list(self._coder.encode(scheme, data))
+        self._coder.encode_into(scheme, data, outputs)
+        return outputs
 
     async def reconstruct(self, scheme: Scheme, object_bytes: int, present: Any, wanted: Any) -> None:
         self.n_decodes += 1

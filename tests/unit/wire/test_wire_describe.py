@@ -42,6 +42,23 @@ def test_spans_are_a_set(added: list[tuple[int, int]]) -> None:
     assert SeqSpans(added) == seen
 
 
+@given(st.lists(spans, max_size=40), st.lists(spans, max_size=40), st.sets(st.integers(1, 320)))
+def test_sums_and_differences_of_spans(
+    here: list[tuple[int, int]], there: list[tuple[int, int]], gone: set[int]
+) -> None:
+    one, other = SeqSpans(here), SeqSpans(there)
+    both = one.copy()
+    both.update(other)
+    assert both == SeqSpans([*here, *there])
+    again = one.copy()
+    again.update(tuple(other))
+    assert again == both
+    left = both.without(gone)
+    assert {seq for seq in range(330) if seq in left} == {seq for seq in range(330) if seq in both} - gone
+    assert left == SeqSpans(list(left))  # none empty, none that could be joined
+    assert both == SeqSpans([*here, *there])  # as it was
+
+
 def test_a_copy_goes_its_own_way() -> None:
     seen = SeqSpans([(1, 5)])
     twin = seen.copy()
@@ -59,6 +76,9 @@ def test_too_many_spans_forget_the_oldest() -> None:
     assert 19 not in seen
     assert 21 in seen
     assert seen.last == 2 * (SeqSpans.MAX_SPANS + 9) + 1
+    at_once = SeqSpans()
+    at_once.update([(2 * i + 1, 2 * i + 1) for i in range(SeqSpans.MAX_SPANS + 10)])
+    assert at_once == seen
 
 
 def test_no_spans() -> None:

@@ -172,7 +172,11 @@ def test_a_goal_that_nothing_meets_ends_with_1(trace_file: Path, config_file: Pa
     [
         (["--hit-ratio", "0.99"], "infinite cache 90.00%"),
         (["--choose", "colour=red"], "axes are nodes"),
-        (["--choose", "nodes=many"], "nodes=many"),
+        (["--choose", "nodes=many"], "'nodes=many': not a number of 1 or more: 'many'"),
+        (["--choose", "nodes=-3"], "not a number of 1 or more: '-3'"),
+        (["--choose", "memory=64"], "a function has 128 to 10,240 MB"),
+        (["--sample", "0"], "a part of the trace is longer than 0"),
+        (["--availability", "nan"], "nan is not a finite number"),
         (["--choose", "warm=sometimes"], "not a duration"),
         (["--hit-ratio", "65.5"], "not in the range"),
     ],

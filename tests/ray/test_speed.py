@@ -1,0 +1,73 @@
+"""What large objects cost in CPU time, of all processes together, beside a plain socket moving the same bytes.
+
+CPU time, because it hardly depends on what else the machine does; a multiple of the socket's, because it does depend on
+the machine. The bounds are about twice what is measured in quiet (docs/performance.md): one more copy of
+every byte, or a slow path taken by mistake, goes beyond them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from workloads.baselines import LoopbackTarget
+from workloads.bench.measuring import Conditions
+from workloads.bench.processes import measure_processes
+from workloads.bench.stand import Setting, Stand, stand
+
+SIZE = 32 << 20
+#: CPU seconds of one call over those of the socket.
+MOST = {"put": 8.0, "get": 6.0}
+ATTEMPTS = 3
+
+
+@pytest.fixture(scope="module")
+def here(local_ray: str) -> Iterator[Stand]:
+    with stand(Conditions(scheme="rs:10+2"), Setting(nodes=12), name="speed") as started:
+        yield started
+
+
+def may_raise_priority() -> bool:
+    raises = "import os; os.nice(1); os.setpriority(os.PRIO_PROCESS, 0, 0)"
+    return subprocess.run([sys.executable, "-c", raises], stderr=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.skipif(not may_raise_priority(), reason="needs CAP_SYS_NICE")
+def test_a_shard_gets_as_much_of_a_busy_machine_as_its_clients_do(here: Stand) -> None:
+    threads = os.listdir(f"/proc/{here.shard_pid}/task")
+    assert {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in threads} == {os.getpriority(os.PRIO_PROCESS, 0)}
+
+
+def cpu_s_of_the_socket(op: str) -> float:
+    """CPU seconds for one value: sender, receiver and kernel."""
+    target = LoopbackTarget()
+    value = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
+    try:
+        target.put("k", value)
+        target.get("k")
+        start_s = time.process_time()
+        for _ in range(20):
+            target.put("k", value) if op == "put" else target.get("k")
+        return (time.process_time() - start_s) / 20
+    finally:
+        target.close()
+
+
+def multiples(here: Stand) -> dict[str, float]:
+    rows = measure_processes(here, size_bytes=SIZE)
+    return {op: sum(row.user_s + row.system_s for row in rows if row.op == op) / cpu_s_of_the_socket(op) for op in MOST}
+
+
+def test_the_cpu_time_of_a_byte_stays_within_a_multiple_of_a_sockets(here: Stand) -> None:
+    best = dict.fromkeys(MOST, float("inf"))
+    for _ in range(ATTEMPTS):
+        best = {op: min(best[op], multiple) for op, multiple in multiples(here).items()}
+        if all(best[op] <= most for op, most in MOST.items()):
+            return
+    pytest.fail(f"CPU time beside a socket's: {best}, at most {MOST}")
