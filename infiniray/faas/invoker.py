@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from infiniray.errors import PlatformError, PlatformThrottled
+from infiniray.faas.deploy.explain import clock_skew_s
 from infiniray.faas.http import HttpError, Message, MessageReader
 from infiniray.faas.sigv4 import Signer
 
@@ -30,6 +31,8 @@ __all__ = ["FunctionInvoker", "InvokeResult"]
 #: A kept connection that nobody has used for so long is not used again: whoever is in between may have forgotten it.
 _KEEP_S = 300.0
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+#: AWS refuses what is signed more than five minutes off.
+_SKEW_S = 240.0
 #: What functions may answer is 6 MB.
 _MAX_ANSWER_BYTES = 16 << 20
 
@@ -91,7 +94,7 @@ class FunctionInvoker:
                 operation="invoke", function=function, detail="throttled (429)", retry_after_s=retry_after_s
             )
         if status >= 300:
-            raise _failed(function, f"HTTP {status}: {answer.body[:300].decode(errors='replace')}")
+            raise _failed(function, f"HTTP {status}: {answer.body[:300].decode(errors='replace')}{_advice(answer)}")
         return InvokeResult(status, answer.headers.get("x-amz-function-error"), answer.body)
 
     def _request(self, function: str, path: str, payload: bytes) -> bytes:
@@ -237,6 +240,16 @@ class _Connection(asyncio.Protocol):
         if answer is not None:
             self._deliver(answer)
         self._fail(error if isinstance(error, OSError) else ConnectionResetError("the platform hung up"))
+
+
+def _advice(answer: Message) -> str:
+    """What can be done about a refusal."""
+    if answer.status != 403:
+        return ""
+    skew_s = clock_skew_s({"ResponseMetadata": {"HTTPHeaders": answer.headers}})
+    if skew_s is not None and abs(skew_s) > _SKEW_S:
+        return f"; set this machine's clock, with NTP (it is off by {skew_s:+.0f} s)"
+    return "; this machine's credentials have to be valid, and to allow what `infiniray deploy --host-policy` says"
 
 
 def _failed(function: str, detail: str) -> PlatformError:
