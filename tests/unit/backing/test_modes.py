@@ -366,9 +366,10 @@ def test_calls_that_hang_do_not_become_more_and_more(world: World) -> None:
         process.put(key, b"value")
         world.front.lose(key)
     world.store.may_read.clear()
-    for key in "ab":
-        with pytest.raises(BackingUnavailable, match="no answer within"):
-            process.get(key, timeout_s=SHORT_S)
+    for n_hanging, key in enumerate("ab"):
+        while world.store.calls["read"] == n_hanging:  # a server that is busy may not even say in time that it is there
+            with pytest.raises(BackingUnavailable):
+                process.get(key, timeout_s=SHORT_S)
     with pytest.raises(BackingUnavailable, match="2 calls are under way"):
         process.get("c", timeout_s=SHORT_S)
     world.store.may_read.set()
