@@ -159,8 +159,9 @@ class FunctionRegistry:
 
     def update_code(self, name: str, request: dict[str, Any]) -> Function:
         function = self.get(name)
+        changes = _architectures(request)
         root, sha256, n_bytes = self._unpack(name, request)
-        return self._keep(replace(function, code_root=root, code_sha256=sha256, code_bytes=n_bytes))
+        return self._keep(replace(function, code_root=root, code_sha256=sha256, code_bytes=n_bytes, **changes))
 
     def reserve_concurrency(self, name: str, limit: int | None) -> Function:
         function = replace(self.get(name), reserved_concurrency=limit)
@@ -247,10 +248,15 @@ def _settings(request: dict[str, Any]) -> dict[str, Any]:
                 "Lambda was unable to configure your environment variables because the environment variables you have "
                 f"provided exceeded the {_ENVIRONMENT_BYTES} byte limit"
             )
-    if request.get("Architectures"):
-        if request["Architectures"] not in _ARCHITECTURES:
-            raise invalid(f"Value {request['Architectures']} at 'architectures' failed to satisfy constraint")
-        settings["architectures"] = tuple(request["Architectures"])
     if request.get("Description") is not None:
         settings["description"] = str(request["Description"])
-    return settings
+    return settings | _architectures(request)
+
+
+def _architectures(request: dict[str, Any]) -> dict[str, Any]:
+    """Of creations, and of updates of the code: it is what is made for one. Here it runs on the machine's own."""
+    if not request.get("Architectures"):
+        return {}
+    if request["Architectures"] not in _ARCHITECTURES:
+        raise invalid(f"Value {request['Architectures']} at 'architectures' failed to satisfy constraint")
+    return {"architectures": tuple(request["Architectures"])}

@@ -1,12 +1,16 @@
-"""Names of functions, and refusals."""
+"""Names of functions, their code, and refusals."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import zipfile
+from pathlib import Path
 
 import pytest
 
-from infiniray.faas.local.functions import name_of
+from infiniray.faas.local.functions import FunctionRegistry, name_of
 from infiniray.faas.local.refusals import Refusal, conflict, not_found, service_error, too_many
 
 ARN = "arn:aws:lambda:eu-west-1:123456789012:function:node-1"
@@ -40,3 +44,30 @@ def test_throttling_says_why_and_when_to_come_back() -> None:
     refusal = too_many("ConcurrentInvocationLimitExceeded", 1.5)
     assert refusal.headers()["Retry-After"] == "1.5"
     assert json.loads(refusal.body())["Reason"] == "ConcurrentInvocationLimitExceeded"
+
+
+def zipped(text: str) -> str:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("app.py", text)
+    return base64.b64encode(archive.getvalue()).decode()
+
+
+def test_the_architecture_changes_with_the_code_and_not_by_itself(tmp_path: Path) -> None:
+    """As UpdateFunctionCode has it; UpdateFunctionConfiguration does not know it."""
+    registry = FunctionRegistry(tmp_path)
+    request = {
+        "FunctionName": "f",
+        "Role": "arn:aws:iam::000000000000:role/r",
+        "Handler": "app.f",
+        "Runtime": "python3.12",
+    }
+    first = registry.create({**request, "Code": {"ZipFile": zipped("1")}}, "us-east-1")
+    assert first.architectures == ("x86_64",)
+    arm = registry.update_code("f", {"ZipFile": zipped("2"), "Architectures": ["arm64"]})
+    assert (arm.architectures, arm.revision != first.revision) == (("arm64",), True)
+    assert registry.update_code("f", {"ZipFile": zipped("3")}).architectures == ("arm64",)
+    before = registry.get("f")
+    with pytest.raises(Refusal, match="architectures"):
+        registry.update_code("f", {"ZipFile": zipped("4"), "Architectures": ["mips"]})
+    assert registry.get("f") == before
