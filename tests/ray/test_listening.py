@@ -21,12 +21,13 @@ from infiniray.cluster.status import cache_status, shard_pid
 from infiniray.faas.deploy.clients import control_client
 from infiniray.faas.deploy.resources import SECRET
 
+pytestmark = pytest.mark.timeout(240)
 NAME = "listening"
 SHARDS = ("shard-0", "shard-1")
 PATIENCE_S = 60.0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cache(local_ray: str) -> Iterator[Cache]:
     """As it comes, but small; large objects are coded in tasks, so that there are such processes, too."""
     with infiniray.start(
