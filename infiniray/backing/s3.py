@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError
 
 from infiniray.backing.store import Octets, Refused, Replaced, Stat, Unreachable, blocks
 from infiniray.errors import ConfigError
+from infiniray.faas.deploy.explain import clock_skew_s
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -38,6 +39,15 @@ _ABSENT = ("404", "NoSuchKey", "NotFound")
 _REPLACED = ("412", "PreconditionFailed", *_ABSENT)
 #: What the same request may succeed after, beside all that has a status of 500 or more.
 _PASSING = ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout", "429")
+_BAD_CREDENTIALS = (
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+)
+#: S3 takes what is signed up to a quarter of an hour off.
+_SKEW_S = 600.0
 _BROKEN = (HTTPClientError, BotoConnectionError, IncompleteReadError, HTTPError, OSError)
 _SESSION_OPTIONS = {"profile_name", "region_name", "aws_access_key_id", "aws_secret_access_key", "aws_session_token"}
 _CLIENT_OPTIONS = {"endpoint_url", "verify"}
@@ -86,7 +96,7 @@ class S3Store:
             except ClientError as error:
                 if _code(error) in (*_ABSENT, "NoSuchBucket"):
                     raise Refused(f"there is no bucket {self._bucket!r}") from None
-                if _code(error) != "403":  # who may not list a bucket may be allowed to read it
+                if _code(error) != "403" or _is_skewed(error):  # who may not list a bucket may be allowed to read it
                     raise
 
     def stat(self, name: str) -> Stat | None:
@@ -190,6 +200,27 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def _is_skewed(error: ClientError) -> bool:
+    """Whether this machine's clock is so far off that S3 refuses what it signs. To HEAD there is no word of it."""
+    skew_s = clock_skew_s(error.response)
+    return _code(error) == "RequestTimeTooSkewed" or (skew_s is not None and abs(skew_s) > _SKEW_S)
+
+
+def _advice(error: ClientError, status: int) -> str:
+    """What can be done about a refusal, as far as it is known."""
+    if status not in (400, 401, 403):
+        return ""
+    if _is_skewed(error):
+        skew_s = clock_skew_s(error.response)
+        told = f" (it is off by {skew_s:+.0f} s)" if skew_s is not None else ""
+        return f"; set this machine's clock, with NTP{told}"
+    if _code(error) in _BAD_CREDENTIALS:
+        return "; the credentials are not, or no longer, accepted: they are as boto3 finds them, or in backing.options"
+    if status == 403:
+        return "; it takes s3:GetObject, s3:ListBucket, and s3:PutObject and s3:DeleteObject to write"
+    return ""
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     """boto3's errors as Unreachable or Refused."""
@@ -201,9 +232,7 @@ def _explained() -> Iterator[None]:
         detail = f"{error.response.get('Error', {}).get('Message', code)} ({code})"
         if status >= 500 or code in _PASSING:
             raise Unreachable(detail) from error
-        if status == 403:
-            detail += "; it takes s3:GetObject, s3:ListBucket, and s3:PutObject and s3:DeleteObject to write"
-        raise Refused(detail) from error
+        raise Refused(f"{detail}{_advice(error, status)}") from error
     except _BROKEN as error:
         raise Unreachable(f"{type(error).__name__}: {error}") from error
     except BotoCoreError as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from platform_harness import ROLE, Lambda, zipped
 
 from infiniray.config import Config
 from infiniray.errors import NameTaken, NotDeployed
+from infiniray.faas.deploy import explain
 from infiniray.faas.deploy.adopt import deployed_secret
 from infiniray.faas.deploy.check import check_deployment, count_other_code
 from infiniray.faas.deploy.deployment import Deployment
@@ -30,11 +34,17 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     if request.param == "local":
         yield "local"
         return
+    with aws_beside(monkeypatch):
+        yield "aws"
+
+
+@contextmanager
+def aws_beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     with mock_aws(config={"core": {"passthrough": {"urls": [r"http://127\.0\.0\.1.*"], "services": ["lambda"]}}}):
-        yield "aws"
+        yield
 
 
 def deploy(config: Config) -> list[Change]:
@@ -81,6 +91,14 @@ def test_again_changes_nothing_and_a_change_changes_only_itself(functions: Lambd
     assert {f["MemorySize"] for f in functions.boto.list_functions()["Functions"]} == {512}
     smaller = config_of(functions, kind, pool={"nodes": 3, "memory_mb": 512}, deploy=tagged.deploy.model_dump())
     assert [(c.action, c.name) for c in deploy(smaller)] == [(Action.DELETE, "c-node-0003")]
+
+
+def test_another_architecture_reaches_functions_that_are_there(functions: Lambda, kind: str) -> None:
+    deploy(config_of(functions, kind))
+    arm = config_of(functions, kind, deploy={"architecture": "arm64"})
+    assert [c.why for c in deploy(arm)] == [("architecture x86_64 -> arm64",)] * 4
+    assert [f["Architectures"] for f in functions.boto.list_functions()["Functions"]] == [["arm64"]] * 4
+    assert deploy(arm) == []
 
 
 def strange(functions: Lambda, name: str) -> None:
@@ -134,6 +152,27 @@ def test_the_doctor_tells_a_zip_that_differs_from_what_runs(functions: Lambda, k
     assert "infiniray deploy" in found.advice
     deploy(config)
     assert count_other_code(functions.platform.endpoint, "c") == (0, 4)
+
+
+@pytest.mark.parametrize(("ahead_s", "level"), [(0, "ok"), (-3600, "warn"), (3600, "warn")])
+def test_the_doctor_tells_a_clock_that_is_off(
+    functions: Lambda, monkeypatch: pytest.MonkeyPatch, ahead_s: int, level: str
+) -> None:
+    """moto answers with a date, as AWS does."""
+    monkeypatch.setattr(explain, "time", SimpleNamespace(time=lambda: time.time() + ahead_s))
+    with aws_beside(monkeypatch):
+        found = {o.subject: o for o in check_deployment(config_of(functions, "aws"))}["platform clock"]
+    assert found.level == level
+    assert ("NTP" in found.advice) == (level == "warn")
+
+
+def test_the_doctor_says_what_hinders_it(functions: Lambda, monkeypatch: pytest.MonkeyPatch) -> None:
+    with aws_beside(monkeypatch):
+        (found,) = check_deployment(config_of(functions, "aws", deploy={"account": "999999999999"}))
+        assert (found.level, "123456789012" in found.found, "AWS_PROFILE" in found.advice) == ("fail", True, True)
+        region = {"kind": "aws", "region": "us-est-1", "endpoint_url": functions.platform.endpoint}
+        (found,) = check_deployment(config_of(functions, "aws", platform=region))
+        assert (found.level, "platform.region" in found.advice) == ("fail", True)
 
 
 def test_the_doctor_tells_what_is_missing_and_that_nobody_answers(functions: Lambda, kind: str) -> None:

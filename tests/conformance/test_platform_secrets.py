@@ -18,6 +18,7 @@ import pytest
 from platform_harness import Lambda
 
 from infiniray.cluster.assembly import assemble
+from infiniray.cluster.checkpoint import Checkpoint
 from infiniray.cluster.functions import FunctionPool
 from infiniray.cluster.membership import Membership, plan
 from infiniray.codec.coder import Coder
@@ -25,8 +26,10 @@ from infiniray.config import Config
 from infiniray.core import draining
 from infiniray.core.ids import NodeId
 from infiniray.errors import InfiniRayError
+from infiniray.faas.deploy.renew import renew_secret
 from infiniray.faas.deploy.resources import SECRET
 from infiniray.faas.invoker import FunctionInvoker, InvokeResult
+from infiniray.runtime import certificates
 from infiniray.runtime.driver import ShardDriver
 from infiniray.wire.auth import key_id
 
@@ -69,7 +72,9 @@ class Spy:
 class Pool:
     """A shard and its functions on a platform of their own, without Ray."""
 
-    def __init__(self, functions: Lambda, secret: bytes, *, n_nodes: int = 1, scheme: str = "stripe:1") -> None:
+    def __init__(
+        self, functions: Lambda, secret: bytes, *, n_nodes: int = 1, scheme: str = "stripe:1", tls: bool = False
+    ) -> None:
         self.functions, self.secret = functions, secret
         self.config = Config(
             name="secretive",
@@ -77,6 +82,7 @@ class Pool:
             redundancy=[{"scheme": scheme}],
             ring={"shards": 1},
             platform={"kind": "local"},
+            session={"tls": tls},
         )
         self.members: Membership = plan(self.config)
         self.endpoint = functions.platform.endpoint
@@ -134,48 +140,78 @@ def platform_files(tmp_path: Path) -> dict[str, bytes]:
     return files
 
 
-async def test_a_working_cache_shows_its_secret_nowhere(
-    alone: Pool,
+class KeySpy:
+    """The private keys of the certificates that are made: 32 bytes each, as everything else here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.keys: list[bytes] = []
+        load = certificates._load
+
+        def overheard(context: Any, certificate: Any, key: Any) -> None:
+            self.keys.append(key.private_numbers().private_value.to_bytes(32, "big"))
+            load(context, certificate, key)
+
+        monkeypatch.setattr(certificates, "_load", overheard)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+async def test_a_working_cache_shows_its_secrets_nowhere(
+    own_lambda: Callable[..., Lambda],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
+    tls: bool,
 ) -> None:
-    """With every logger of the process at its most talkative."""
-    spy, driver = Spy(monkeypatch), alone.driver()
+    """With every logger of the process at its most talkative, while its secret is changed: neither the former nor the
+    new one, nor its certificate's key."""
+    caplog.set_level(logging.DEBUG)
+    alone, new = Pool(own_lambda(), secrets.token_bytes(32), tls=tls), secrets.token_bytes(32)
+    (name,) = alone.members.all_nodes
+    spy, kept, driver = Spy(monkeypatch), KeySpy(monkeypatch), alone.driver()
     await driver.start()
     try:
-        await driver.put("k", "head", DATA, expires_s=None, timeout_s=DEADLINE_S)
-        _, read = await driver.get("k", timeout_s=DEADLINE_S)
-        assert bytes(read) == bytes(DATA)
+        for key, step in (("k", None), ("l", driver.keys.rotated(new))):
+            if step is not None:
+                driver.change_keys(step)
+                await asyncio.to_thread(
+                    renew_secret, alone.config, [name], secret=new.hex(), endpoint_url=alone.endpoint
+                )
+            await driver.put(key, "head", DATA, expires_s=None, timeout_s=DEADLINE_S)
+            _, read = await driver.get(key, timeout_s=DEADLINE_S)
+            assert bytes(read) == bytes(DATA)
+        checkpoint = Checkpoint(membership=alone.members, keys=driver.keys)
         stats = repr((driver.stats(), driver.state, driver, driver._listener, driver._sessions))
+        assert key_id(new) in driver.keys_in_use()
     finally:
         await driver.close()
-    (name,) = alone.members.all_nodes
     tail = alone.functions.boto.invoke(FunctionName=name, Payload=b'{"reason": "no such"}', LogType="Tail")
     said, streams = base64.b64decode(tail["LogResult"]), capfd.readouterr()
     assert b"InvalidInvocation" in said  # this is the function's stderr, with what it fails of
     assert spy.payloads
     assert spy.answers
     assert caplog.text
+    assert len(kept.keys) == tls
     instances = json.dumps(alone.functions.admin.instances(name)).encode()
     settings = alone.functions.boto.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
-    assert settings[SECRET] == alone.secret.hex()  # where it is, and has to be
-    assert_absent(
-        alone.secret,
-        {
-            "payloads": b"\n".join(spy.payloads),
-            "answers": b"\n".join(spy.answers),
-            "logs": caplog.text.encode(),
-            "stats": stats.encode(),
-            "membership": pickle.dumps(alone.members) + repr(alone.members).encode(),
-            "function's stderr": said,
-            "function's error": tail["Payload"].read(),
-            "stdout and stderr": (streams.out + streams.err).encode(),
-            "platform's admin": instances + json.dumps(alone.functions.admin.stats()).encode(),
-            **platform_files(tmp_path),
-        },
-    )
+    assert settings[SECRET] == new.hex()  # where it is, and has to be
+    where = {
+        "payloads": b"\n".join(spy.payloads),
+        "answers": b"\n".join(spy.answers),
+        "logs": caplog.text.encode(),
+        "stats": stats.encode(),
+        "membership": pickle.dumps(alone.members) + repr(alone.members).encode(),
+        "checkpoint": f"{checkpoint!r} {checkpoint} {checkpoint.keys!r}".encode(),
+        "function's stderr": said,
+        "function's error": tail["Payload"].read(),
+        "stdout and stderr": (streams.out + streams.err).encode(),
+        "platform's admin": instances + json.dumps(alone.functions.admin.stats()).encode(),
+        **platform_files(tmp_path),
+    }
+    for secret in (alone.secret, new, *kept.keys):
+        assert_absent(secret, where)
+    for key in kept.keys:  # in Ray's control store is the secret, and has to be; the key is not
+        assert_absent(key, {"control store": pickle.dumps(checkpoint)})
 
 
 async def test_a_refused_shard_says_nothing_of_either_secret(

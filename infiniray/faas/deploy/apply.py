@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
@@ -52,9 +53,20 @@ def _change(change: Change, clients: Clients, scope: Scope, changer: FunctionCha
 
 
 def _side_by_side(act: Callable[[Change], None], stage: tuple[Change, ...]) -> None:
+    has_failed = threading.Event()
+
+    def begin(change: Change) -> None:
+        if has_failed.is_set():  # a worker is quicker with its next change than cancelling is
+            return
+        try:
+            act(change)
+        except BaseException:
+            has_failed.set()
+            raise
+
     executor = ThreadPoolExecutor(_WORKERS, thread_name_prefix="deploy")
     try:
-        futures = [executor.submit(act, change) for change in stage]
+        futures = [executor.submit(begin, change) for change in stage]
         wait(futures, return_when=FIRST_EXCEPTION)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

@@ -97,17 +97,18 @@ def plan_deploy(desired: Desired, actual: Actual) -> Plan:
     """
     _refuse_strangers(desired, actual)
     role = list(_role(desired.role, actual))
-    around = [*_log_group(desired.log_group, actual), *_code(desired.code, actual)]
+    logs = list(_log_group(desired.log_group, actual))  # before the code: its tags say in which buckets that is
+    code = list(_code(desired.code, actual))
     orphans = _orphans(desired, actual)
     gone = {change.name for change in orphans}
     found = {name: state for name, state in actual.functions.items() if name not in gone}
     changes = (function_change(spec, found.get(spec.name), desired.code) for spec in desired.functions)
     functions = [change for change in changes if change is not None]
     n_resources = sum(x is not None for x in (desired.role, desired.log_group, desired.code.bucket))
-    n_unchanged = n_resources + len(desired.functions) - len(role) - len(around) - len(functions)
+    n_unchanged = n_resources + len(desired.functions) - len(role) - len(logs) - len(code) - len(functions)
     if _leaves_vpc(desired, found):  # the platform detaches functions with what their role allows
-        return _staged(n_unchanged, orphans, around, functions, [*role, *_leftovers(desired, actual)])
-    return _staged(n_unchanged, orphans, [*role, *around], functions, _leftovers(desired, actual))
+        return _staged(n_unchanged, orphans, logs, code, functions, [*role, *_leftovers(desired, actual)])
+    return _staged(n_unchanged, orphans, [*role, *logs], code, functions, _leftovers(desired, actual))
 
 
 def _orphans(desired: Desired, actual: Actual) -> list[Change]:
@@ -146,15 +147,17 @@ def _leaves_vpc(desired: Desired, found: Mapping[str, FunctionState]) -> bool:
 
 
 def plan_undeploy(actual: Actual) -> Plan:
-    """What removes all that is this cache's: functions, then what they needed. What is not ours is passed over."""
+    """What removes all that is this cache's: functions, then what they needed, the log group after the code that its
+    tags lead to. What is not ours is passed over."""
     ours = sorted(s.name for s in actual.functions.values() if s.is_ours)
     functions = [_deletion(Kind.FUNCTION, name, actual.functions[name]) for name in ours]
-    around = [_deletion(Kind.CODE, f"{s.bucket}/{s.key}", s) for s in actual.codes if s.is_ours]
+    code = [_deletion(Kind.CODE, f"{s.bucket}/{s.key}", s) for s in actual.codes if s.is_ours]
+    around: list[Change] = []
     if actual.log_group is not None and actual.log_group.is_ours:
         around.append(_deletion(Kind.LOG_GROUP, actual.log_group.name, actual.log_group))
     if actual.role is not None and actual.role.is_ours:
         around.append(_deletion(Kind.ROLE, actual.role.name, actual.role))
-    return _staged(0, functions, around)
+    return _staged(0, functions, code, around)
 
 
 def _staged(n_unchanged: int, *stages: list[Change]) -> Plan:

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from infiniray.backing.store import Octets, Refused, Replaced, Stat, Store, Unreachable
+from infiniray.backing.modes import Backing
+from infiniray.backing.store import Octets, Refused, Replaced, Stat, Store, Unreachable, open_store
+from infiniray.config import BackingConfig
 from infiniray.errors import CacheUnavailable, InfiniRayError, KeyNotFound
 from infiniray.values import deserialize, serialize
 
@@ -154,3 +156,56 @@ class FaultyStore:
     def await_tries(self, n: int) -> None:
         for _ in range(n):
             assert self.tried.acquire(timeout=PATIENCE_S)
+
+
+class World:
+    """One cache, one store, and any number of processes with a Backing each."""
+
+    def __init__(self, config: BackingConfig) -> None:
+        self.front = MemoryFront()
+        self.records = MemoryRecords()
+        self.store = FaultyStore(open_store(config))
+        self._config = config
+        self._opened: list[Backing] = []
+
+    def process(self, mode: str, **settings: Any) -> Process:
+        settings = {"flush_delay_s": 0, "timeout_s": PATIENCE_S, **settings}
+        config = BackingConfig(**{**self._config.model_dump(), "mode": mode, **settings})
+        self._opened.append(Backing(config, self.store, self.records, self.front))
+        return Process(self, self._opened[-1])
+
+    def close(self) -> None:
+        self.store.may_write.set()
+        self.store.may_read.set()
+        self.store.is_down = self.store.is_denied = self.records.is_away = False
+        for backing in self._opened:
+            backing.flush(PATIENCE_S)
+        self.store.close()
+
+
+class Process:
+    """The verbs, as :class:`infiniray.Cache` composes them."""
+
+    def __init__(self, world: World, backing: Backing) -> None:
+        self.world = world
+        self.backing = backing
+
+    def put(self, key: str, value: Any, ttl_s: float | None = None, timeout_s: float | None = None) -> None:
+        self.backing.put(key, value, ttl_s, timeout_s)
+
+    def get(self, key: str, *, raw: bool = False, timeout_s: float | None = None) -> Any:
+        try:
+            return self.world.front.get(key, PATIENCE_S)
+        except KeyNotFound as miss:
+            return self.backing.get(key, miss, raw=raw, timeout_s=timeout_s)
+
+    def reload(self, key: str, **options: Any) -> Any:
+        """As :meth:`get`, once the cache has lost it."""
+        self.world.front.lose(key)
+        return self.get(key, **options)
+
+    def delete(self, key: str, timeout_s: float | None = None) -> bool:
+        return self.backing.delete(key, timeout_s)
+
+    def stat(self, name: str) -> Any:
+        return self.backing.stats()[name]

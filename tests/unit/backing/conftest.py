@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from backing_doubles import KEYS  # type: ignore[import-not-found]
+from backing_doubles import KEYS, Process, World  # type: ignore[import-not-found]
 
 from infiniray.config import BackingConfig
 
@@ -46,3 +46,22 @@ def store_config(request: pytest.FixtureRequest, tmp_path: Path) -> BackingConfi
         return BackingConfig(url=f"memory://{uuid.uuid4().hex}")
     bucket = request.getfixturevalue("bucket")
     return BackingConfig(url=f"s3://{bucket['name']}/some/prefix", options=bucket["options"])
+
+
+@pytest.fixture
+def world(store_config: BackingConfig) -> Iterator[World]:
+    world = World(store_config)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[World, Process], None]:
+    """A process ends with what it has acknowledged: as others see it, it is not heard of any more."""
+
+    def die(world: World, process: Process) -> None:
+        beat = process.backing._marks._beat_name(process.backing._marks.writer)
+        world.records.texts[beat] = "0.0"
+        monkeypatch.setattr(process.backing._marks, "beat", lambda: None)
+
+    return die

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from backing_doubles import PATIENCE_S, FaultyStore, MemoryFront, MemoryRecords  # type: ignore[import-not-found]
+from backing_doubles import PATIENCE_S, World  # type: ignore[import-not-found]
 
 from infiniray.backing import marks
-from infiniray.backing.modes import Adopted, Backing
-from infiniray.backing.store import open_store
-from infiniray.config import BackingConfig
+from infiniray.backing.modes import Adopted
 from infiniray.errors import (
     BackingDamaged,
     BackingRefused,
@@ -31,66 +28,6 @@ from infiniray.errors import (
 
 SHORT_S = 0.05  # for what is known to end by its deadline
 NO_ROOM = PoolFull(need_bytes=1, free_bytes=0)
-
-
-class World:
-    """One cache, one store, and any number of processes with a Backing each."""
-
-    def __init__(self, config: BackingConfig) -> None:
-        self.front = MemoryFront()
-        self.records = MemoryRecords()
-        self.store = FaultyStore(open_store(config))
-        self._config = config
-        self._opened: list[Backing] = []
-
-    def process(self, mode: str, **settings: Any) -> Process:
-        settings = {"flush_delay_s": 0, "timeout_s": PATIENCE_S, **settings}
-        config = BackingConfig(**{**self._config.model_dump(), "mode": mode, **settings})
-        self._opened.append(Backing(config, self.store, self.records, self.front))
-        return Process(self, self._opened[-1])
-
-    def close(self) -> None:
-        self.store.may_write.set()
-        self.store.may_read.set()
-        self.store.is_down = self.store.is_denied = self.records.is_away = False
-        for backing in self._opened:
-            backing.flush(PATIENCE_S)
-        self.store.close()
-
-
-class Process:
-    """The verbs, as :class:`infiniray.Cache` composes them."""
-
-    def __init__(self, world: World, backing: Backing) -> None:
-        self.world = world
-        self.backing = backing
-
-    def put(self, key: str, value: Any, ttl_s: float | None = None, timeout_s: float | None = None) -> None:
-        self.backing.put(key, value, ttl_s, timeout_s)
-
-    def get(self, key: str, *, raw: bool = False, timeout_s: float | None = None) -> Any:
-        try:
-            return self.world.front.get(key, PATIENCE_S)
-        except KeyNotFound as miss:
-            return self.backing.get(key, miss, raw=raw, timeout_s=timeout_s)
-
-    def reload(self, key: str, **options: Any) -> Any:
-        """As :meth:`get`, once the cache has lost it."""
-        self.world.front.lose(key)
-        return self.get(key, **options)
-
-    def delete(self, key: str, timeout_s: float | None = None) -> bool:
-        return self.backing.delete(key, timeout_s)
-
-    def stat(self, name: str) -> Any:
-        return self.backing.stats()[name]
-
-
-@pytest.fixture
-def world(store_config: BackingConfig) -> Iterator[World]:
-    world = World(store_config)
-    yield world
-    world.close()
 
 
 WRITING = pytest.mark.parametrize("mode", ["write-through", "write-back"])
@@ -544,18 +481,6 @@ def test_others_wait_for_a_write_that_the_store_does_not_have_yet(world: World) 
         waiting = thread.submit(reader.get, "a")
         world.store.may_write.set()
         assert waiting.result(PATIENCE_S) == b"value"
-
-
-@pytest.fixture
-def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[World, Process], None]:
-    """A process ends with what it has acknowledged: as others see it, it is not heard of any more."""
-
-    def die(world: World, process: Process) -> None:
-        beat = process.backing._marks._beat_name(process.backing._marks.writer)
-        world.records.texts[beat] = "0.0"
-        monkeypatch.setattr(process.backing._marks, "beat", lambda: None)
-
-    return die
 
 
 def test_what_a_dead_writer_left_is_served_and_can_be_adopted(world: World, dies: Any) -> None:

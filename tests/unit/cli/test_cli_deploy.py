@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,17 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from click.testing import CliRunner, Result
 from moto import mock_aws
+from rich.console import Console
 
+from infiniray.cli import deploy as commands
 from infiniray.cli.main import main
 from infiniray.errors import PlatformThrottled
 from infiniray.faas.deploy.functions import FunctionChanger
+from infiniray.faas.deploy.plan import Action, Change, Kind, Plan
 
 CONFIG = """
 name: mine
@@ -118,6 +124,87 @@ def test_the_doctor_looks_at_a_deployment(config: str) -> None:
     run("deploy", "--config", config, "--yes")
     findings = json.loads(run("doctor", "--config", config, "--json").stdout)["findings"]
     assert [f["level"] for f in findings if f["check"] in ("platform", "functions", "agent code")] == ["ok"] * 3
+
+
+def refusal(code: str, message: str) -> ClientError:
+    metadata = {"HTTPHeaders": {"date": "Thu, 01 Jan 2026 00:00:00 GMT"}}
+    return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, "x")  # type: ignore[typeddict-item]
+
+
+@pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize(
+    ("operation", "error", "advice"),
+    [
+        ("GetCallerIdentity", refusal("InvalidClientTokenId", "The security token is invalid"), "aws sso login"),
+        ("GetCallerIdentity", refusal("SignatureDoesNotMatch", "Signature expired: 20260101T0 is earlier than"),
+         "Set this machine's clock, with NTP (it is off by +"),
+        ("CreateRole", refusal("AccessDenied", "User u is not authorized to perform: iam:CreateRole on resource: r"),
+         "Have iam:CreateRole allowed"),
+        ("CreateRole", refusal("LimitExceeded", "Cannot exceed quota for RolesPerAccount: 1000"), "Service Quotas"),
+        ("CreateFunction", refusal("CodeStorageExceededException", "Code storage limit exceeded."), "Service Quotas"),
+    ],
+)  # fmt: skip
+def test_what_aws_refuses_is_one_line_that_says_what_to_do(
+    config: str, monkeypatch: pytest.MonkeyPatch, operation: str, error: ClientError, advice: str
+) -> None:
+    call = BaseClient._make_api_call
+
+    def refuse(client: Any, asked: str, parameters: Any) -> Any:
+        if asked == operation:
+            raise error
+        return call(client, asked, parameters)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseClient, "_make_api_call", refuse)
+        refused = run("deploy", "--config", config, "--yes")
+    assert refused.exit_code == 1
+    line = refused.stderr.strip().splitlines()[-1]
+    assert line.startswith("infiniray: ")
+    assert advice in line
+    assert "Traceback" not in refused.output
+    assert n_functions() == 0
+    assert run("deploy", "--config", config, "--yes").exit_code == 0  # once that is mended
+    assert n_functions() == 6
+
+
+@pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ("platform.region=us-est-1", "Set platform.region, perhaps to us-"),
+        ("deploy.account='999999999999'", "are of account 123456789012"),
+        ("deploy.role=arn:aws:iam::999999999999:role/r", "Name a role of this account"),
+        ("deploy.reserved_concurrency=160", "Ask for more under Service Quotas"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_made(
+    config: str, monkeypatch: pytest.MonkeyPatch, setting: str, advice: str
+) -> None:
+    call = BaseClient._make_api_call
+
+    def answer(client: Any, asked: str, parameters: Any) -> Any:
+        if asked == "GetAccountSettings":  # which moto has not
+            return {"AccountLimit": {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 1000}}
+        return call(client, asked, parameters)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", answer)
+    refused = run("deploy", "--config", config, "--yes", "--set", setting)
+    assert (refused.exit_code, advice in refused.stderr) == (1, True), refused.output
+    assert boto3.client("iam").list_roles()["Roles"] == []
+    assert n_functions() == 0
+
+
+def test_the_bar_counts_what_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal."""
+    shown = io.StringIO()
+    monkeypatch.setattr(commands, "says", lambda: Console(file=shown, force_terminal=True, width=80))
+    monkeypatch.setattr(commands.sys.stderr, "isatty", lambda: True)
+    changes = tuple(Change(action=Action.CREATE, kind=Kind.FUNCTION, name=f"n{i}") for i in range(3))
+    with commands._progress(Plan(stages=(changes,), n_unchanged=0), "deploying") as on_done:
+        for change in changes[:2]:
+            on_done(change)
+    assert "deploying" in shown.getvalue()
+    assert "2/3" in shown.getvalue()
 
 
 def test_the_platform_that_up_starts_needs_no_deploying() -> None:

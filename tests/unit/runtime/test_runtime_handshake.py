@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import socket
 import time
@@ -201,6 +202,19 @@ async def test_each_recorded_word_at_its_time_does_not_pass_either(door: Door) -
     (again,), (before,) = frames(hellos[0]), frames(recording.from_node)
     assert again.meta["nonce"] != before.meta["nonce"]  # which is why
     assert again.meta["mac"] != before.meta["mac"]
+
+
+async def test_no_two_clocks_have_to_agree(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invoked in one year, dialled in another, let in in a third: no proof says when it was made."""
+    years = itertools.cycle([0.0, 1e9, 4e9, 2e9])
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: next(years))
+        patch.setattr(time, "time_ns", lambda: int(next(years) * 1e9))
+        said, instance = event(f"127.0.0.1:{door.port}"), new_instance()
+        for _ in range(4):
+            await serve(instance, said)
+    assert [greeting.instance for greeting in door.welcomed] == [instance.id] * 4
+    assert refusals(door) == {}
 
 
 async def test_a_node_cannot_be_made_to_answer_a_challenge_for_another_name(door: Door) -> None:

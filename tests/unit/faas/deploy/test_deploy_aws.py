@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +21,12 @@ from infiniray.faas.deploy.deployment import Deployment
 from infiniray.faas.deploy.plan import Action, Change, Kind
 from infiniray.faas.deploy.renew import renew_secret
 from infiniray.faas.deploy.resources import SECRET
+from infiniray.faas.package import agent_zip
 
 MakeConfig = Callable[..., Config]
 Aws = Callable[[str], Any]
 BUCKET = "agent-code"
+PATIENCE_S = 60.0
 
 
 def deploy(config: Config) -> list[Change]:
@@ -102,6 +107,33 @@ def test_a_change_reaches_all_functions_and_keeps_the_secret(aws: Aws, make_conf
     concurrency = aws("lambda").get_function_concurrency(FunctionName="c-node-0002")
     assert concurrency["ReservedConcurrentExecutions"] == 2
     assert secrets_of(aws) == before
+
+
+@pytest.mark.parametrize("bucket", [None, BUCKET])
+def test_functions_are_made_for_the_architecture_and_of_this_installations_code(
+    aws: Aws, make_config: MakeConfig, bucket: str | None
+) -> None:
+    aws("s3").create_bucket(Bucket=BUCKET)
+    config = make_config(deploy={"architecture": "arm64", "code_bucket": bucket})
+    deploy(config)
+    made = aws("lambda").list_functions()["Functions"]
+    assert [function["Architectures"] for function in made] == [["arm64"]] * 3
+    sha256 = base64.b64encode(hashlib.sha256(agent_zip()).digest()).decode()
+    assert {function["CodeSha256"] for function in made} == {sha256}
+    assert deploy(config) == []
+
+
+def test_functions_are_made_side_by_side(aws: Aws, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for three others to be under way: one after the other, none would ever be made."""
+    together, whole = threading.Barrier(4), functions_module.FunctionChanger._create
+
+    def create(self: Any, spec: Any) -> None:
+        together.wait(PATIENCE_S)
+        whole(self, spec)
+
+    monkeypatch.setattr(functions_module.FunctionChanger, "_create", create)
+    deploy(make_config(nodes=8))
+    assert len(names(aws)) == 8
 
 
 def test_code_goes_through_a_bucket_once_and_leaves_it_again(aws: Aws, make_config: MakeConfig) -> None:

@@ -16,7 +16,7 @@ from infiniray.faas.deploy.resources import Actual, CodeState
 def test_from_nothing_everything_is_created_functions_after_what_they_need() -> None:
     plan = plan_deploy(desired(3), Actual())
     assert [{c.kind for c in stage} for stage in plan.stages] == [
-        {Kind.ROLE, Kind.LOG_GROUP, Kind.CODE}, {Kind.FUNCTION},
+        {Kind.ROLE, Kind.LOG_GROUP}, {Kind.CODE}, {Kind.FUNCTION},
     ]  # fmt: skip
     assert {c.action for c in plan.changes} == {Action.CREATE}
     assert (len(plan.changes), plan.n_unchanged) == (6, 0)
@@ -140,10 +140,10 @@ def test_a_strangers_function_beyond_the_pool_is_no_hindrance() -> None:
     assert plan.changes == ()
 
 
-def test_undeploy_takes_functions_first() -> None:
+def test_undeploy_takes_functions_first_and_what_leads_to_the_code_after_it() -> None:
     plan = plan_undeploy(actual_of(desired(2)))
     assert [{c.kind for c in stage} for stage in plan.stages] == [
-        {Kind.FUNCTION}, {Kind.CODE, Kind.LOG_GROUP, Kind.ROLE},
+        {Kind.FUNCTION}, {Kind.CODE}, {Kind.LOG_GROUP, Kind.ROLE},
     ]  # fmt: skip
     assert plan_undeploy(Actual()).changes == ()
 

@@ -1,0 +1,111 @@
+"""What ``docs/backing.md`` promises of each mode beyond the usual: for a store that fails and comes back, a cache that
+is full, and processes that die."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from backing_doubles import World  # type: ignore[import-not-found]
+
+from infiniray.backing import modes
+from infiniray.errors import BackingRefused, BackingUnavailable, KeyNotFound, PoolFull, ValueTooLarge
+
+PATIENCE_S = 30.0
+SHORT_S = 0.05
+ON_ERROR = pytest.mark.parametrize("on_error", ["fail", "degrade"])
+
+
+@ON_ERROR
+def test_read_through_puts_do_not_need_the_store(world: World, on_error: str) -> None:
+    process = world.process("read-through", on_error=on_error)
+    world.process("write-through").put("a", b"stored")
+    world.front.lose("a")
+    world.store.is_down = True
+    process.put("b", b"value")
+    assert process.get("b") == b"value"
+    with pytest.raises(BackingUnavailable if on_error == "fail" else KeyNotFound):
+        process.get("a")
+    assert (process.stat("unavailable"), process.stat("degraded_reads")) == (1, on_error == "degrade")
+
+
+def test_degraded_reads_find_the_store_when_it_is_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modes, "_REST_S", 0.0)
+    process = world.process("read-through", on_error="degrade")
+    world.process("write-through").put("a", b"stored")
+    world.front.lose("a")
+    world.store.is_down = True
+    with pytest.raises(KeyNotFound):
+        process.get("a")
+    world.store.is_down = False
+    assert process.get("a") == b"stored"
+    assert process.stat("degraded_reads") == 1
+
+
+def test_write_back_puts_work_until_the_queue_is_full_and_all_arrive_in_the_end(world: World) -> None:
+    process = world.process("write-back", queue_writes=3)
+    world.store.is_down = True
+    for key in "abc":
+        process.put(key, key.encode())
+    with pytest.raises(BackingUnavailable, match="no more fit"):
+        process.put("d", b"d", timeout_s=SHORT_S)
+    assert "d" not in world.front.values
+    world.store.await_tries(1)
+    assert (process.stat("unflushed"), process.stat("unflushed_bytes"), process.stat("dirty")) == (3, 3, 3)
+    assert process.stat("lag_s") > 0
+    world.store.is_down = False
+    process.put("d", b"d")  # waits for the first to arrive
+    process.backing.flush(PATIENCE_S)
+    assert [world.store.bytes_of(key) for key in "abcd"] == [b"a", b"b", b"c", b"d"]
+    assert (process.stat("unflushed"), process.stat("lag_s"), process.stat("dirty")) == (0, 0, 0)
+    assert process.stat("writes") == 4
+
+
+def test_why_the_store_is_behind_is_told(world: World) -> None:
+    process = world.process("write-back")
+    world.store.is_down = True
+    process.put("a", b"value")
+    world.store.await_tries(2)  # the first has failed by then
+    assert "switched off" in process.stat("last_flush_error")
+
+
+@pytest.mark.parametrize("error", [PoolFull(need_bytes=1, free_bytes=0), ValueTooLarge(size_bytes=2, limit_bytes=1)])
+def test_read_through_says_what_the_cache_cannot_hold(world: World, error: Any) -> None:
+    process = world.process("read-through")
+    world.front.failures["put"] = [error]
+    with pytest.raises(type(error)):
+        process.put("a", b"value")
+    assert not process.backing.exists("a", None)
+
+
+def test_what_write_through_has_acknowledged_outlives_its_writer(world: World, dies: Any) -> None:
+    writer, other = world.process("write-through"), world.process("write-through")
+    writer.put("a", b"value")
+    dies(world, writer)
+    world.front.lose("a")
+    assert other.get("a") == b"value"
+    assert (other.stat("dirty"), other.stat("orphaned")) == (0, 0)
+    other.put("a", b"newer", timeout_s=PATIENCE_S)
+    assert world.store.bytes_of("a") == b"newer"
+
+
+@ON_ERROR
+@pytest.mark.parametrize("mode", ["write-through", "write-back"])
+def test_what_the_store_refuses_is_counted(world: World, mode: str, on_error: str) -> None:
+    process = world.process(mode, on_error=on_error)
+    world.store.is_denied = True
+    for act in (lambda: process.get("a"), lambda: process.delete("a"), process.backing.check):
+        with pytest.raises(BackingRefused, match="denied"):
+            act()
+    assert process.stat("refused") == 3
+    assert process.stat("degraded_reads") == process.stat("degraded_writes") == process.stat("unavailable") == 0
+
+
+def test_what_fails_closed_is_counted(world: World) -> None:
+    process = world.process("write-through")
+    world.store.is_down = True
+    for act in (lambda: process.get("a"), lambda: process.put("a", b"v"), lambda: process.delete("a")):
+        with pytest.raises(BackingUnavailable, match="switched off"):
+            act()
+    assert process.stat("unavailable") == 3
+    assert process.stat("degraded_reads") == process.stat("degraded_writes") == process.stat("writes") == 0
