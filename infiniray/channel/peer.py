@@ -33,7 +33,8 @@ _STUCK_S = 30.0
 #: Keys of one request that are worked on at once, and bytes of answers that wait for the client to take them.
 _AT_ONCE = 32
 _QUEUE_BYTES = 16 << 20
-#: Handed to the kernel at once.
+#: Handed to the kernel at once: as much as a socket takes, by and large, and not so many pieces that they are refused.
+_HAND_OVER_BYTES = 256 << 10
 _MAX_PARTS = 128
 _SCRATCH_BYTES = 32 << 10
 
@@ -406,7 +407,13 @@ class Peer:
             n_bytes = self._socket.sendmsg([part], [right])
             self._out[0] = (part, None)
             return n_bytes
-        parts = [part for part, _ in itertools.takewhile(lambda item: item[1] is None, _first(self._out))]
+        parts: list[memoryview] = []
+        n_bytes = 0
+        for part, slot in self._out:
+            if slot is not None or n_bytes > _HAND_OVER_BYTES or len(parts) == _MAX_PARTS:
+                break
+            parts.append(part)
+            n_bytes += len(part)
         return self._socket.sendmsg(parts)
 
     def _sent(self, n_bytes: int) -> None:
@@ -437,10 +444,6 @@ class Peer:
             self._loop.remove_writer(self._socket)
             if self.is_proven:
                 self._timer.cancel()
-
-
-def _first(out: deque[tuple[memoryview, Slot | None]]) -> Any:
-    return itertools.islice(out, _MAX_PARTS)
 
 
 def _text(key: Any) -> str:
