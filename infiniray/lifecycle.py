@@ -64,6 +64,7 @@ def start(
         CacheUnavailable: a cache of this name already runs, or Ray cannot be reached.
         PlatformError: the functions could not be created; NotDeployed: on a platform with an ``endpoint_url`` they
             are not there as configured.
+        ShardUnreachable: functions cannot dial a shard.
         BackingRefused: there is no such store; BackingUnavailable: it does not answer.
     """
     if backing is not None or mode is not None:

@@ -14,6 +14,7 @@ from workloads.trace import Method, Request
 __all__ = ["SimulatedRun", "asked_of"]
 
 _ROWS = 1000
+_HOUR_S = 3600.0
 _OUTCOMES = {
     Outcome.HIT: OutcomeName.HIT,
     Outcome.MISS: OutcomeName.MISS,
@@ -39,7 +40,7 @@ class SimulatedRun:
 
     def __init__(self, folder: Path, *, system: str, trace: str) -> None:
         self._system = system
-        self._writer = RunWriter(folder, RunInfo(system=system, trace=trace, kind="simulated"))
+        self._writer = RunWriter(folder, RunInfo(system=system, trace=trace, kind="simulated", told_every_s=_HOUR_S))
         self._rows: list[Result] = []
 
     def __enter__(self) -> SimulatedRun:
@@ -72,7 +73,7 @@ class SimulatedRun:
 
     def tell_hour(self, row: HourRow) -> None:
         """An hour is over: its costs and events count as of its middle."""
-        middle_s = (row.hour + 0.5) * 3600.0
+        middle_s = (row.hour + 0.5) * _HOUR_S
         self._writer.costs.write_rows(
             [
                 {"request_s": middle_s, "purpose": purpose, "usd": usd, "system": self._system}

@@ -30,10 +30,14 @@ _GREETING_BYTES = 1024
 _GREETING_S = 2.0
 #: A client that takes nothing of its answers for so long is hung up on.
 _STUCK_S = 30.0
-#: Keys of one request that are worked on at once, and bytes of answers that wait for the client to take them.
+#: Keys of one request that are worked on at once: so many while nobody knows how large they are; then as many as are
+#: this many bytes, if all are as large as the largest so far. And bytes of answers that wait for the client.
+_AT_FIRST = 8
 _AT_ONCE = 32
+_READING_BYTES = 256 << 20
 _QUEUE_BYTES = 16 << 20
-#: Handed to the kernel at once.
+#: Handed to the kernel at once: as much as a socket takes, by and large, and not so many pieces that they are refused.
+_HAND_OVER_BYTES = 256 << 10
 _MAX_PARTS = 128
 _SCRATCH_BYTES = 32 << 10
 
@@ -145,6 +149,7 @@ class Peer:
         self._unconfirmed: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._todo: deque[Coroutine[Any, Any, None]] = deque()
+        self._largest_bytes = 0  # of the values of this request
         #: frames, or parts of them; with each the slot whose segment's descriptor goes with its first byte
         self._out: deque[tuple[memoryview, Slot | None]] = deque()
         self._queued_bytes = 0
@@ -232,6 +237,7 @@ class Peer:
             return
         self.n_requests += 1
         self._unconfirmed.clear()
+        self._largest_bytes = 0
         try:
             self._begin(frame)
         except (TypeError, ValueError, LookupError) as error:  # not what the kind of frame has
@@ -317,7 +323,7 @@ class Peer:
 
     async def _get(self, index: int, epoch: int, key: str, timeout_s: float) -> None:
         hub, tenancy = self._hub, self._tenancy
-        landing = Landing(None if tenancy is None else hub.pool, hub.shared_min_bytes, hub.heap)
+        landing = Landing(None if tenancy is None else hub.pool, hub.shared_min_bytes, hub.heap, self._begun_to_read)
         try:
             head, data = await hub.handler.read(epoch, key, timeout_s, landing)
         except Exception as error:
@@ -331,6 +337,9 @@ class Peer:
             self._send(pack(Kind.SHARED, meta), slot=slot)
         else:
             self._send(pack(Kind.VALUE, [index, head], len(data)), data)
+
+    def _begun_to_read(self, n_bytes: int) -> None:
+        self._largest_bytes = max(self._largest_bytes, n_bytes)
 
     async def _put(self, index: int, epoch: int, timeout_s: float, item: list[Any], payload: Any) -> None:
         try:
@@ -358,7 +367,9 @@ class Peer:
         self._send(pack(Kind.FAILED, [index], len(text)), text)
 
     def _start_more(self) -> None:
-        while self._todo and len(self._tasks) < _AT_ONCE and self._queued_bytes < _QUEUE_BYTES:
+        largest = self._largest_bytes
+        n_at_once = max(1, min(_AT_ONCE, _READING_BYTES // largest)) if largest else _AT_FIRST
+        while self._todo and len(self._tasks) < n_at_once and self._queued_bytes < _QUEUE_BYTES:
             task = self._loop.create_task(self._todo.popleft())
             self._tasks.add(task)
             task.add_done_callback(self._ended)
@@ -406,7 +417,13 @@ class Peer:
             n_bytes = self._socket.sendmsg([part], [right])
             self._out[0] = (part, None)
             return n_bytes
-        parts = [part for part, _ in itertools.takewhile(lambda item: item[1] is None, _first(self._out))]
+        parts: list[memoryview] = []
+        n_bytes = 0
+        for part, slot in self._out:
+            if slot is not None or n_bytes > _HAND_OVER_BYTES or len(parts) == _MAX_PARTS:
+                break
+            parts.append(part)
+            n_bytes += len(part)
         return self._socket.sendmsg(parts)
 
     def _sent(self, n_bytes: int) -> None:
@@ -437,10 +454,6 @@ class Peer:
             self._loop.remove_writer(self._socket)
             if self.is_proven:
                 self._timer.cancel()
-
-
-def _first(out: deque[tuple[memoryview, Slot | None]]) -> Any:
-    return itertools.islice(out, _MAX_PARTS)
 
 
 def _text(key: Any) -> str:

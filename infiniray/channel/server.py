@@ -19,7 +19,7 @@ __all__ = ["ChannelServer", "Endpoint"]
 
 _BACKLOG = 256
 _MAX_CONNECTIONS = 1024
-_MAX_UNPROVEN = 64
+_MAX_UNPROVEN = 256
 _CREDENTIALS = struct.Struct("3i")
 
 

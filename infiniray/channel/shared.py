@@ -255,18 +255,24 @@ class Landing:
         pool: None where the client cannot map anything.
         min_bytes: smaller ones are not worth a mapping.
         heap: where others are taken from.
+        on_taken: is told how many bytes there will be.
     """
 
-    __slots__ = ("_heap", "_min_bytes", "_pool", "slot")
+    __slots__ = ("_heap", "_min_bytes", "_on_taken", "_pool", "slot")
 
-    def __init__(self, pool: SharedPool | None, min_bytes: int, heap: Any) -> None:
+    def __init__(
+        self, pool: SharedPool | None, min_bytes: int, heap: Any, on_taken: Callable[[int], None] | None = None
+    ) -> None:
         self._pool = pool
         self._min_bytes = min_bytes
         self._heap = heap
+        self._on_taken = on_taken
         self.slot: Slot | None = None
 
     def take(self, n_bytes: int) -> ByteArray:
         """An array of ``n_bytes`` with whatever in it."""
+        if self._on_taken is not None:
+            self._on_taken(n_bytes)
         if self._pool is not None and n_bytes >= self._min_bytes:
             self.slot = self._pool.take(n_bytes)
         taken: ByteArray = self._heap.take(n_bytes) if self.slot is None else self.slot.array

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infiniray.cli.extras import need_extra
+from infiniray.cli.numbers import FiniteRange
 from infiniray.cli.output import json_option, print_json, reports_errors, results, says
+from infiniray.cli.problems import tell_problems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("variations", type=_FILE)
 @click.option("--config", "file", type=_FILE, help="What is varied.  [default: the defaults]")
 @click.option("--reclaims", type=_FILE, help="CSV of (hour or minute, instances reclaimed).  [default: none]")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Of the trace.  [default: all of it]")
+@click.option("--hours", type=FiniteRange(min=0, min_open=True), help="Of the trace.  [default: all of it]")
 @click.option("--only", multiple=True, metavar="NAME", help="Of the variations; may be repeated.  [default: all]")
 @click.option("--workers", type=click.IntRange(min=1), help="Simulations at a time.  [default: one for each core]")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -69,8 +71,7 @@ def ablate(
         chosen = [one for one in chosen if one.name in (BASE, *only)]
     problems = TraceProblems(strict=strict)
     asked = asked_of(open_trace(trace, problems=problems))
-    if problems.n_malformed:
-        says().print(f"{problems.n_malformed:,} malformed lines were left out, the first: {problems.first[0]}")
+    tell_problems(problems)
     lost = [] if reclaims is None else list(read_reclaims(reclaims))
     until_s = float("inf") if hours is None else hours * 3600
     spanned_h = min(until_s, asked[-1].at_s if asked else 0.0) / 3600

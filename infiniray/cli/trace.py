@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,6 +89,42 @@ def convert(file: Path, out: Path, strict: bool, as_json: bool) -> None:
         print_json({"requests": n_requests, "bytes": out.stat().st_size, "problems": problems.to_json_dict()})
     else:
         results().print(f"{n_requests:,} requests in {out}, {out.stat().st_size / n_requests:.1f} bytes each")
+
+
+@trace.command()
+@click.argument("file", type=_IN)
+@click.option(
+    "--after", type=FiniteRange(min=0, min_open=True), multiple=True, default=(0.5, 1.0, 1.5, 2.0, 3.0, 5.0),
+    show_default=True, help="Gigabytes times hours, as eviction.idle_gb_h; may be repeated.",
+)  # fmt: skip
+@click.option("--scheme", default="rs:10+2", show_default=True, help="Its redundancy counts among the bytes held.")
+@_strict_option
+@json_option
+@reports_errors
+def idle(file: Path, after: tuple[float, ...], scheme: str, strict: bool, as_json: bool) -> None:
+    """What giving objects up that are idle would cost in hits, and save in bytes held, if nothing else were lost."""
+    need_extra("workloads")
+    from rich.table import Table
+
+    from infiniray.codec.schemes import Scheme
+    from infiniray.units import format_bytes
+    from workloads.describe.idling import idling
+    from workloads.readers import open_trace
+    from workloads.trace import TraceProblems
+
+    problems, chosen = TraceProblems(strict=strict), Scheme.parse(scheme)
+    found = idling(open_trace(file, problems=problems), [*after, math.inf], overhead=chosen.n / chosen.k)
+    tell_problems(problems)
+    if as_json:
+        print_json({"scheme": str(chosen), "idle": [one.to_json_dict() for one in found]})
+        return
+    table = Table("given up after", title=f"{file.name}: objects that are idle", title_justify="left")
+    for heading in ("hit ratio at most", "held, mean", "held, most"):
+        table.add_column(heading, justify="right")
+    for one in found:
+        name = "never" if math.isinf(one.idle_gb_h) else f"{one.idle_gb_h:g} GB-h"
+        table.add_row(name, f"{one.hit_ratio:.2%}", format_bytes(one.mean_bytes), format_bytes(one.most_bytes))
+    results().print(table)
 
 
 _seed_option = click.option(

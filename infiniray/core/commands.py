@@ -29,6 +29,7 @@ __all__ = [
     "Encode",
     "Fail",
     "FetchChunk",
+    "Gauge",
     "Hold",
     "Invoke",
     "ListChunks",
@@ -114,6 +115,14 @@ class FetchChunk:
     index: int
     crc: int
     facts: ObjectFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge:
+    """Say how far these FetchChunks of an operation have come. Ends in Gauged."""
+
+    op: OpId
+    requests: tuple[tuple[LinkId, RequestId], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +324,7 @@ class CancelTimer:
 
 
 Command = (
-    Invoke | Ping | StoreChunk | AbortStore | FetchChunk | CancelFetch | DeleteChunks | CloseLink
+    Invoke | Ping | StoreChunk | AbortStore | FetchChunk | Gauge | CancelFetch | DeleteChunks | CloseLink
     | Hold | Retain | ListChunks | CopyChunk | CancelCopy | RegisterCopy | AcquireSlot | ReleaseSlot
     | Encode | Decode | Complete | Fail | OpenBuffers | ShareBuffers | Release | SetTimer | CancelTimer
 )  # fmt: skip

@@ -32,6 +32,7 @@ __all__ = [
     "Encoded",
     "Event",
     "FetchCancelled",
+    "Gauged",
     "GetRequested",
     "InventoryArrived",
     "InvokeOutcome",
@@ -206,6 +207,14 @@ class ChunkDamaged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gauged:
+    """How much has come of each chunk that was asked about, in that order; 0 if that is not known any more."""
+
+    op: OpId
+    received_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FetchCancelled:
     request: RequestId
 
@@ -312,7 +321,8 @@ Event = (
     Started | BackupRequested | PoolChanged | NodeWanted
     | PutRequested | GetRequested | DeleteRequested | TouchRequested | OpCancelled
     | LinkOpened | LinkClosed | PongReceived | ByeReceived
-    | ChunkStored | ChunkArrived | ChunkMissing | ChunkDamaged | FetchCancelled | ChunksDeleted | RequestRefused
+    | ChunkStored | ChunkArrived | ChunkMissing | ChunkDamaged | Gauged | FetchCancelled | ChunksDeleted
+    | RequestRefused
     | Retained | InventoryArrived | ChunkCopied | CopyFailed | CopyRegistered | SlotAnswered | Deposed
     | InvokeReturned | Encoded | Decoded | CodecFailed | TimerFired
 )  # fmt: skip

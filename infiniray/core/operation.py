@@ -23,6 +23,7 @@ class Timing(enum.Enum):
 
     DEADLINE = "deadline"
     HEDGE = "hedge"
+    GAUGE = "gauge"
     STALL = "stall"
     AGAIN = "again"
 
@@ -57,6 +58,10 @@ class Operation:
 
     def on_coded(self, error: str | None) -> None:
         """The codec is done, or failed."""
+        raise NotImplementedError
+
+    def on_gauged(self, received_bytes: tuple[int, ...]) -> None:
+        """How far those chunks have come that I had asked about."""
         raise NotImplementedError
 
     def on_timer(self, timing: Timing) -> None:

@@ -6,7 +6,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from infiniray.codec.schemes import SchemeKind
-from infiniray.core.commands import Complete, Decode
+from infiniray.core.commands import Complete, Decode, Gauge
 from infiniray.core.ids import NodeId, OpId
 from infiniray.core.operation import Operation, Timing
 from infiniray.core.policy import Hedge
@@ -23,6 +23,13 @@ __all__ = ["ChunkState", "Read"]
 OVERDUE_SHARE = 0.25
 #: A read whose nodes answer others is hedged after so many times the delay.
 MAX_QUEUED_DELAYS = 5
+#: Chunks from here on take long enough for stragglers to be told by how far they have come.
+GAUGED_CHUNK_BYTES = 1 << 20
+MAX_GAUGES = 5
+#: A straggler has less than this much of what all but r others have at least ...
+STRAGGLER_SHARE = 0.4
+#: ... and these have come no further than this: else it is not worth while, and they will soon tell by being complete.
+GAUGED_SHARE = 0.4
 #: An object that comes faster than this many times the slowest rate of a transfer is not overdue as a whole.
 SLOW_RATE_FACTOR = 5
 
@@ -49,6 +56,7 @@ class Read(Operation):
         super().__init__(op, record.facts, shard, deadline_s)
         self.record = record
         self.states = [ChunkState.MISSING if place is NOWHERE else ChunkState.UNASKED for place in record.places]
+        self._gauged: list[int] = []  # whose progress was asked about
         #: where each chunk was asked for; a repair may have brought it somewhere else since
         self._asked_at: dict[int, ChunkPlace] = dict.fromkeys(self._missing(), NOWHERE)
 
@@ -60,6 +68,8 @@ class Read(Operation):
                 self._ask(index)
         elif self.facts.scheme.r:
             self.set_timer(Timing.HEDGE, self._hedge_at_latest_s())
+            if self.facts.scheme.k > self.facts.scheme.r and self._chunk_bytes >= GAUGED_CHUNK_BYTES:
+                self.set_timer(Timing.GAUGE, self.context.policy.hedge_delay_s)
         self._replace()  # of nothing yet: the first k
 
     # ------------------------------------------------------------ what happens
@@ -91,6 +101,8 @@ class Read(Operation):
             self.shard.counters.reads_hedged += 1
             for index in self._by_preference(ChunkState.UNASKED):
                 self._ask(index)
+        elif timing is Timing.GAUGE:
+            self._gauge()
         elif timing is Timing.AGAIN:
             for index in self._by_preference(ChunkState.FAILED):
                 self._ask(index)
@@ -132,6 +144,37 @@ class Read(Operation):
         if scheme.k <= scheme.r:
             return policy.hedge_delay_s  # no need to wait for others: this one should be here by now
         return policy.hedge_delay_s + self.facts.size_bytes / (SLOW_RATE_FACTOR * policy.min_bytes_per_s)
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return self.facts.scheme.stored_bytes(0, self.facts.size_bytes)
+
+    def _gauge(self) -> None:
+        """Ask how far the chunks have come that are on their way."""
+        on_the_way = [(i, request.link, request.id) for i, request in self.open.items() if request.link is not None]
+        self._gauged = [index for index, _, _ in on_the_way]
+        self.context.out.append(Gauge(op=self.id, requests=tuple((link, id_) for _, link, id_ in on_the_way)))
+
+    def on_gauged(self, received_bytes: tuple[int, ...]) -> None:
+        """Ask for parity in the place of stragglers, as early as they can be told: a chunk that takes ten times as long
+        as the others is not waited for until these are complete, for then parity would take as long again.
+        """
+        scheme, chunk_bytes = self.facts.scheme, self._chunk_bytes
+        if self._count(ChunkState.COMPLETE) >= scheme.k:
+            return  # being decoded
+        come = {i: chunk_bytes for i, state in enumerate(self.states) if state is ChunkState.COMPLETE}
+        come |= dict(zip(self._gauged, received_bytes, strict=True))
+        usual = sorted((*come.values(), *[0] * scheme.k), reverse=True)[scheme.k - scheme.r - 1]
+        if usual > GAUGED_SHARE * chunk_bytes:
+            return
+        slow = [i for i, n in come.items() if self.states[i] is ChunkState.PENDING and n < STRAGGLER_SHARE * usual]
+        if not slow:
+            if self.context.now_s - self.started_s < MAX_GAUGES * self.context.policy.hedge_delay_s:
+                self.set_timer(Timing.GAUGE, self.context.policy.hedge_delay_s)
+            return
+        self.shard.counters.reads_hedged += 1
+        for index in self._by_preference(ChunkState.UNASKED)[: len(slow)]:
+            self._ask(index)
 
     def _is_only_queued(self) -> bool:
         """Whether the nodes that were asked have just answered others: this read waits its turn behind many, at them

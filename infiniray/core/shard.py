@@ -136,6 +136,7 @@ class ShardState:
             ev.ChunkDamaged: lambda e: self._answer(e.request, Outcome.DAMAGED, detail="not what was stored"),
             ev.ChunksDeleted: lambda e: self._answer(e.request, Outcome.DONE),
             ev.RequestRefused: lambda e: self._answer(e.request, Outcome.REFUSED, detail=e.reason),
+            ev.Gauged: self._gauged,
             ev.FetchCancelled: lambda e: None,
             ev.Encoded: lambda e: self._coded(e.op, None),
             ev.Decoded: lambda e: self._coded(e.op, None),
@@ -406,6 +407,11 @@ class ShardState:
         operation = self.operations.get(op)
         if operation is not None:
             operation.on_coded(error)
+
+    def _gauged(self, event: ev.Gauged) -> None:
+        operation = self.operations.get(event.op)
+        if operation is not None:
+            operation.on_gauged(event.received_bytes)
 
     def _timer_fired(self, event: ev.TimerFired) -> None:
         kind, whose = event.timer

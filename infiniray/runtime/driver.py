@@ -337,6 +337,7 @@ class ShardDriver:
             cmd.StoreChunk: self._store_chunk,
             cmd.AbortStore: lambda c: self._on_link(c.link, lambda link: link.abort_store(c.request)),
             cmd.FetchChunk: self._fetch_chunk,
+            cmd.Gauge: self._gauge,
             cmd.CancelFetch: lambda c: self._on_link(c.link, lambda link: link.cancel_fetch(c.request)),
             cmd.DeleteChunks: self._delete_chunks,
             cmd.Hold: lambda c: self._on_link(c.link, lambda link: link.hold(c.for_s)),
@@ -391,6 +392,11 @@ class ShardDriver:
         target = self._buffers[command.op].chunk(facts, command.index)
         chunk = ChunkId(facts.key, facts.version, command.index)
         self._on_link(command.link, lambda link: link.fetch(command.request, chunk, target, crc=command.crc))
+
+    def _gauge(self, command: cmd.Gauge) -> None:
+        asked = ((self._links.get(link), request) for link, request in command.requests)
+        received = tuple(0 if link is None else link.received_bytes(request) for link, request in asked)
+        self.feed(ev.Gauged(op=command.op, received_bytes=received))
 
     def _delete_chunks(self, command: cmd.DeleteChunks) -> None:
         meta = {"seq": command.seq, "chunk_ids": [list(chunk) for chunk in command.chunk_ids]}

@@ -120,6 +120,8 @@ class SimDriver:
         self._operations: dict[OpId, _Operation] = {}
         self._running: set[OpId] = set()
         self._requests: set[RequestId] = set()  # STOREs, FETCHes and copies, until they are answered or cancelled
+        #: of chunks on their way: when the last byte leaves, how many there are, bytes per second
+        self._coming: dict[RequestId, tuple[float, int, float]] = {}
         self._timers: dict[Timer, int] = {}
         self._timer_ids = itertools.count(1)
         self._events: deque[ev.Event] = deque()
@@ -131,7 +133,8 @@ class SimDriver:
             cmd.StoreChunk: self._store,
             cmd.AbortStore: lambda c: self._requests.discard(c.request),
             cmd.FetchChunk: self._fetch,
-            cmd.CancelFetch: lambda c: self._requests.discard(c.request),
+            cmd.Gauge: self._gauge,
+            cmd.CancelFetch: self._cancel_fetch,
             cmd.DeleteChunks: self._delete,
             cmd.Retain: self._retain,
             cmd.ListChunks: self._list,
@@ -394,8 +397,23 @@ class SimDriver:
             if instance.is_corrupt:
                 token = (*token[:3], "damaged")
             self.platform.answer(instance, n_bytes, lambda: arrive(token))
+            self._coming[request] = (instance.free_at_s, n_bytes, self.platform.rate_of(instance))
 
         self.platform.send(command.link, 0, fetch)
+
+    def _cancel_fetch(self, command: cmd.CancelFetch) -> None:
+        self._requests.discard(command.request)
+        self._coming.pop(command.request, None)
+
+    def _gauge(self, command: cmd.Gauge) -> None:
+        received = tuple(self._come_bytes(request) for _, request in command.requests)
+        self.clock.after(0.0, lambda: self.feed(ev.Gauged(op=command.op, received_bytes=received)))
+
+    def _come_bytes(self, request: RequestId) -> int:
+        """What has come by now of a chunk that is on its way; the last byte comes with its event."""
+        end_s, n_bytes, rate = self._coming.get(request, (0.0, 0, 0.0))
+        left = (end_s + self.platform.model.network_s - self.clock.now_s) * rate
+        return int(min(max(0.0, n_bytes - left), max(0, n_bytes - 1)))
 
     def _delete(self, command: cmd.DeleteChunks) -> None:
         self._check_link(command)
@@ -475,6 +493,7 @@ class SimDriver:
         if request not in self._requests:
             return None
         self._requests.remove(request)
+        self._coming.pop(request, None)
         return answer
 
     # ------------------------------------------------------------ the rest of the cache

@@ -176,6 +176,11 @@ class FrameReader:
                 return frames  # what was received is used up; the rest goes straight to the target
             frames.append(self._finish())
 
+    @property
+    def filled_bytes(self) -> int:
+        """What is here of the body that is being received."""
+        return self._filled
+
     def discard_body(self) -> None:
         """Drop what is still to come of the body being received: its frame will arrive without it."""
         self._target = None

@@ -21,4 +21,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mine = [item for item in items if "/tests/cluster/" in str(item.path)]
     for item in mine:
         item.add_marker(pytest.mark.cluster)
+        item.add_marker(pytest.mark.timeout(300))  # with several Ray nodes starting
     items.sort(key=lambda item: item not in mine)

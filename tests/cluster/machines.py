@@ -23,7 +23,7 @@ _QUICK = {
     "health_check_failure_threshold": 3,
 }
 _STORE_BYTES = 256 << 20
-_PATIENCE_S = 40.0
+_PATIENCE_S = 90.0
 
 
 class Machines:

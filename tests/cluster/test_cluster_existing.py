@@ -22,7 +22,7 @@ SMALL = ["--nodes", "6", "--shards", "2", "--scheme", "rs:2+1", "--memory-mb", "
 SPREAD = ["--set", "platform.listen_host=auto"]
 
 _WRITES = "import infiniray; infiniray.connect()['from a job'] = b'x' * 300_000"
-_READS = "import infiniray; print('read', len(infiniray.connect()['from a job']), infiniray.connect()['by hand'])"
+_READS = "import infiniray; c = infiniray.connect(); print('read', len(c['from a job']), bytes(c['by hand']))"
 
 
 class Tenant:
@@ -115,7 +115,7 @@ def test_an_address_that_functions_cannot_dial_is_found_and_all_is_removed(nodes
     told = shell.complaint("up", "--address", nodes.address, "--name", "lost", *SMALL, *SPREAD, *wrong)
     assert "DialRefused: cannot reach the shard at 127.0.0.9:" in told
     assert "platform.advertise_host must lead to the shard's own machine" in told
-    assert rayapi.actor_names() == []
+    assert [actor for actor in rayapi.actor_names() if actor.startswith("lost:")] == []
     assert rayapi.store_keys("lost/") == []
     assert list(shell.state.glob("*.json")) == []
     assert not (shell.state / "lost").exists()

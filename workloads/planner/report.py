@@ -99,7 +99,7 @@ def plan_figure(plan: Plan, hours: float) -> Figure | None:
     with styled():
         made, (axes,) = figure(height=4.8)
         _draw(axes, plan)
-        axes.set_xlabel(f"USD for the trace's {hours:,.0f} hours")
+        axes.set_xlabel(f"USD for the trace's {hours:,.3g} hours")
         axes.set_ylabel("availability: 1 - resets / hits")
         axes.set_title("What does availability cost?")
         made.legend(loc="outside right upper")
@@ -118,7 +118,7 @@ def _draw(axes: Axes, plan: Plan) -> None:
     if plan.choice is not None:
         axes.plot(*_points([plan.choice]), "*", color=INKS[1], ms=17, label="bought")
     _name_points(axes, plan.choice, frontier)
-    axes.margins(x=0.15, y=0.15)
+    axes.margins(x=0.15, y=0.25)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}%"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda usd, _: dollars(usd)))
 
@@ -133,8 +133,15 @@ def _name_points(axes: Axes, choice: Tried | None, frontier: Sequence[Tried]) ->
         if any(abs(usd - x) < 0.12 * width and abs(percent - y) < 0.12 * height for x, y in named):
             continue
         named.append((usd, percent))
-        name = f"{one.settings.n_nodes} x {one.settings.memory_mb} MB\n{one.settings.scheme}"
-        axes.annotate(name, (usd, percent), textcoords="offset points", xytext=(9, -24), fontsize=8.5)
+        # beyond the middle to the left of its point, so that nothing leaves the axes
+        side, away = ("right", -9) if usd > (min(xs) + max(xs)) / 2 else ("left", 9)
+        axes.annotate(_name(one), (usd, percent), textcoords="offset points", xytext=(away, -36), ha=side, fontsize=8.5)
+
+
+def _name(tried: Tried) -> str:
+    settings = tried.settings
+    backup = f"backup {settings.backup_every_s / 60:g} min" if settings.backup_every_s else "no backup"
+    return f"{settings.n_nodes} x {settings.memory_mb} MB\n{settings.scheme}\n{backup}"
 
 
 def _points(tried: Sequence[Tried]) -> tuple[list[float], list[float]]:

@@ -201,6 +201,7 @@ class RunInfo:
     trace: str
     speed_up: float = 1.0
     kind: str = "live"  #: or "simulated"
+    told_every_s: float = 0.0  #: how much of the trace one row of costs and events stands for
     notes: dict[str, str] = field(default_factory=dict)
 
 

@@ -39,7 +39,9 @@ class Tally:
         elapsed_s = max(elapsed_s, 1e-3)
         n_gets = sum(self.outcomes[name.value] for name in OutcomeName if name is not OutcomeName.STORED)
         ratio = f"{self.outcomes['hit'] / n_gets:.0%} hits" if n_gets else "no GETs yet"
-        others = "".join(f", {self.outcomes[name]} {name}s" for name in ("reset", "error") if self.outcomes[name])
+        others = "".join(
+            f", {n:,} {name}{'s' if n > 1 else ''}" for name in ("reset", "error") if (n := self.outcomes[name])
+        )
         rates = f"{self.n_requests / elapsed_s:,.1f}/s, {self.n_bytes / elapsed_s / 1e6:,.1f} MB/s"
         return f"{self.n_requests:,} requests, {rates}, {ratio}{others}, {self.last_late_s:.1f} s late"
 

@@ -184,13 +184,18 @@ def _latency_table(rows: Sequence[LatencyRow]) -> TextTable:
 def _hours(run: Run) -> list[Section]:
     span_s = pc.max(run.requests["request_s"]).as_py() or 0.0
     slug = _slug(run.info.system)
+    told_every_s = run.info.told_every_s
     pictures = [
         *_drawn(
-            outcomes_figure(run.requests, run.events, span_s),
+            outcomes_figure(run.requests, run.events, span_s, told_every_s=told_every_s),
             f"outcomes-{slug}",
             "What came of GETs over the time of the trace, and what happened inside.",
         ),
-        *_drawn(cost_figure(run.costs, span_s), f"cost-{slug}", "Dollars by purpose over the time of the trace."),
+        *_drawn(
+            cost_figure(run.costs, span_s, told_every_s=told_every_s),
+            f"cost-{slug}",
+            "Dollars by purpose over the time of the trace.",
+        ),
     ]
     if not pictures:
         return []

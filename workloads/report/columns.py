@@ -66,11 +66,13 @@ class Bins:
         return found
 
 
-def bins_of(span_s: float) -> Bins:
-    """Hours for a trace of hours; less for a shorter one, so that there is something to see."""
-    fitting = [width for width in _WIDTHS if _MIN_BINS <= span_s / width[0] <= _MAX_BINS]
+def bins_of(span_s: float, *, told_every_s: float = 0.0) -> Bins:
+    """Hours for a trace of hours; less for a shorter one, so that there is something to see, but never less than what
+    the figures are told for at a time."""
+    widths = [width for width in _WIDTHS if width[0] >= told_every_s]
+    fitting = [width for width in widths if _MIN_BINS <= span_s / width[0] <= _MAX_BINS]
     hour = next((width for width in fitting if width[0] == 3600.0), None)
-    width_s, name = hour or (fitting[-1] if fitting else _WIDTHS[0] if span_s < 60 else _WIDTHS[-1])
+    width_s, name = hour or (fitting[-1] if fitting else widths[0] if span_s < 60 or told_every_s else widths[-1])
     n_bins = max(1, int(np.ceil(span_s / width_s - 1e-9)))
     unit_s, unit = (3600.0, "h") if span_s > 2 * 3600 else (60.0, "min") if span_s > 120 else (1.0, "s")
     return Bins(edges_s=np.arange(n_bins + 1, dtype=np.float64) * width_s, width_name=name, unit_s=unit_s, unit=unit)

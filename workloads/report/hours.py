@@ -19,12 +19,15 @@ _OUTCOME_INKS = {"hit": INKS[0], "miss": "#c9c9c9", "reset": INKS[1], "error": "
 _EVENT_INKS = {"repair": INKS[2], "degraded read": INKS[4], "reclaim": INKS[3], "eviction": INKS[6]}
 
 
-def cost_figure(costs: pa.Table, span_s: float) -> Figure | None:
-    """Dollars by hour and purpose, for a run of one system over ``span_s`` of the trace. None if nothing was spent."""
+def cost_figure(costs: pa.Table, span_s: float, *, told_every_s: float = 0.0) -> Figure | None:
+    """Dollars by hour and purpose, for a run of one system over ``span_s`` of the trace. None if nothing was spent.
+
+    ``told_every_s``: what one row of ``costs`` stands for.
+    """
     if costs.num_rows == 0:
         return None
     at_s, usd, purposes = floats(costs, "request_s"), floats(costs, "usd"), texts(costs, "purpose")
-    bins = bins_of(max(span_s, float(at_s.max())))
+    bins = bins_of(max(span_s, float(at_s.max())), told_every_s=told_every_s)
     made, (axes,) = figure()
     total = usd.sum()
     layers = []
@@ -42,7 +45,7 @@ def cost_figure(costs: pa.Table, span_s: float) -> Figure | None:
     return made
 
 
-def outcomes_figure(requests: pa.Table, events: pa.Table, span_s: float) -> Figure | None:
+def outcomes_figure(requests: pa.Table, events: pa.Table, span_s: float, *, told_every_s: float = 0.0) -> Figure | None:
     """Hits and misses, resets and errors, and what went on inside, by hour, each in a panel of its own scale. None
     without any GET."""
     table = gets(requests)
@@ -50,7 +53,7 @@ def outcomes_figure(requests: pa.Table, events: pa.Table, span_s: float) -> Figu
         return None
     at_s, outcomes = floats(table, "request_s"), texts(table, "outcome")
     event_s = floats(events, "request_s")
-    bins = bins_of(max(span_s, float(at_s.max()), float(event_s.max(initial=0.0))))
+    bins = bins_of(max(span_s, float(at_s.max()), float(event_s.max(initial=0.0))), told_every_s=told_every_s)
     kinds = _known(set(texts(events, "kind")), _EVENT_INKS)
     made, panels = figure(1, 3 if kinds else 2, height=7.2 if kinds else 5.4)
     hits_share = np.count_nonzero(outcomes == "hit") / len(outcomes)

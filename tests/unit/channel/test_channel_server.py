@@ -9,6 +9,7 @@ import struct
 import pytest
 from world import MIB, SHARED_MIN, Shard, Speaker, until
 
+from infiniray.channel import peer
 from infiniray.channel.frames import RELEASE, Kind, pack
 from infiniray.channel.peer import MAX_BODY_BYTES, MAX_KEYS
 
@@ -160,6 +161,20 @@ async def test_only_so_many_keys_are_worked_on_at_once(shard: Shard) -> None:
     answers = [await speaker.hear() for _ in keys]
     assert sorted(answer.meta[0] for answer in answers if answer is not None) == list(range(MAX_KEYS))
     assert 1 < shard.objects.most_at_once <= 32
+    speaker.close()
+
+
+async def test_large_values_are_read_one_after_the_other(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer, "_READING_BYTES", 3 * MIB)
+    keys = [f"k{i}" for i in range(40)]
+    shard.objects.stored |= dict.fromkeys(keys, ("head", shard.store("k", MIB)))
+    shard.objects.pauses_after_landing = True
+    speaker = Speaker(shard.endpoint)
+    await speaker.greet()
+    await speaker.say(pack(Kind.GET, [1, 5.0, keys]))
+    for _ in keys:
+        assert await speaker.hear() is not None
+    assert 3 <= shard.objects.most_landed <= 12  # those that were begun before their sizes were known, and a few
     speaker.close()
 
 

@@ -27,6 +27,8 @@ class Objects:
         self.writes: list[tuple[str, str, bool]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.pauses_after_landing = False
+        self.landed = self.most_landed = 0
         self.begun = self.cancelled = self.at_once = self.most_at_once = 0
 
     async def read(self, epoch: int, key: str, timeout_s: float, landing: Landing) -> tuple[str, Any]:
@@ -36,6 +38,12 @@ class Objects:
         head, data = self.stored[key]
         place = landing.take(len(data))
         place[:] = data
+        if self.pauses_after_landing:
+            self.landed += 1
+            self.most_landed = max(self.most_landed, self.landed)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            self.landed -= 1
         return head, place
 
     async def write(

@@ -452,3 +452,82 @@ def test_a_node_that_answers_others_for_long_is_slow_all_the_same() -> None:
         n_asked.append(sum(command.op == get for command in world.said(cmd.FetchChunk)))
     assert n_asked[:9] == [1] * 9
     assert n_asked[-1] == 3
+
+
+# ---------------------------------------------------------------- stragglers, told by how far they have come
+
+
+def on_the_way(size_bytes: int = 40 * MIB, **settings: object) -> tuple[World, OpId, int]:
+    """A read of six large chunks, of which none has come after the delay, and the first command after its timer."""
+    world = World(scheme="rs:4+2", capacity_bytes=256 * MIB, hedge=Hedge.DELAYED, hedge_delay_s=0.02, **settings)  # type: ignore[arg-type]
+    world.facts(world.put("a", size_bytes))
+    for node in world.nodes.values():
+        node.holds = True
+    get = world.get("a")
+    since = len(world.commands)
+    world.advance(0.021)
+    return world, get, since
+
+
+def gauged(world: World, get: OpId, *received_mib: float) -> list[int]:
+    """The chunks that are asked for when these have come so far."""
+    since = len(world.commands)
+    world.tell(ev.Gauged(op=get, received_bytes=tuple(int(n * MIB) for n in received_mib)))
+    return asked(world, since)
+
+
+def test_reads_of_large_chunks_ask_how_far_these_are() -> None:
+    world, get, since = on_the_way()
+    (gauge,) = world.said(cmd.Gauge, since)
+    fetches = [command for command in world.said(cmd.FetchChunk) if command.op == get]
+    assert gauge == cmd.Gauge(op=get, requests=tuple((fetch.link, fetch.request) for fetch in fetches))
+
+
+@pytest.mark.parametrize(("scheme", "size_bytes"), [("rs:4+2", 3 * MIB), ("mirror:3", 8 * MIB), ("stripe:4", 40 * MIB)])
+def test_small_chunks_and_single_ones_are_not_asked_about(scheme: str, size_bytes: int) -> None:
+    world = World(scheme=scheme, capacity_bytes=256 * MIB, hedge=Hedge.DELAYED, hedge_delay_s=0.02)
+    world.facts(world.put("a", size_bytes))
+    for node in world.nodes.values():
+        node.holds = True
+    world.get("a")
+    world.advance(0.021)
+    assert world.said(cmd.Gauge) == []
+
+
+def test_parity_is_asked_for_in_the_place_of_stragglers() -> None:
+    world, get, _ = on_the_way()
+    assert gauged(world, get, 1.5, 0.1, 1.4, 1.6) == [4]
+    assert world.state.counters.reads_hedged == 1
+
+
+def test_as_many_as_there_are_stragglers() -> None:
+    world, get, _ = on_the_way()
+    assert gauged(world, get, 0, 1.5, 0, 1.6) == [4, 5]
+
+
+def test_chunks_that_are_all_alike_are_left_alone_and_asked_about_again_a_few_times() -> None:
+    world, get, since = on_the_way()
+    for _ in range(8):
+        assert gauged(world, get, 0.3, 0.2, 0.2, 0.3) == []
+        world.advance(0.021)
+    assert 2 <= len(world.said(cmd.Gauge, since)) <= 6
+    assert world.state.counters.reads_hedged == 0
+
+
+def test_a_network_that_is_slow_as_a_whole_has_no_stragglers() -> None:
+    world, get, _ = on_the_way()
+    assert gauged(world, get, 0, 0, 0, 0) == []
+    assert gauged(world, get, 0.5, 0, 0, 0) == []  # three of four are not stragglers
+
+
+def test_chunks_that_will_soon_be_there_are_waited_for() -> None:
+    world, get, _ = on_the_way()
+    assert gauged(world, get, 9, 9, 9, 0.5) == []
+
+
+def test_what_comes_after_the_end_of_a_read_is_no_news() -> None:
+    world, get, _ = on_the_way()
+    for node in world.nodes:
+        world.let_go(node)
+    world.facts(get)
+    assert gauged(world, get, 1.5, 0.1, 1.4, 1.6) == []

@@ -28,9 +28,9 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("config", "variations"), [("modern", "ablation"), ("fast20", "sensitivity")])
-def test_what_is_included_differs_from_its_configuration(config: str, variations: str) -> None:
-    base, *others = read_variations(Config.load(CONFIGS / f"{config}.yaml"), CONFIGS / f"{variations}.yaml")
+@pytest.mark.parametrize("config", ["modern", "fast20"])
+def test_what_is_included_differs_from_its_configuration(config: str) -> None:
+    base, *others = read_variations(Config.load(CONFIGS / f"{config}.yaml"), CONFIGS / "variations" / f"{config}.yaml")
     assert base.name == BASE
     assert base.config == Config.load(CONFIGS / f"{config}.yaml")
     assert len(others) > 10

@@ -172,7 +172,7 @@ def test_the_tally_says_rates_and_lateness() -> None:
     tally.add(table_of([]))
     rows = [ROW, replace(ROW, size_bytes=3_000_000, outcome=OutcomeName.RESET, latency_s=2.0, service_s=0.5)]
     tally.add(table_of(rows))
-    assert tally.note(2.0) == "2 requests, 1.0/s, 1.5 MB/s, 50% hits, 1 resets, 1.5 s late"
+    assert tally.note(2.0) == "2 requests, 1.0/s, 1.5 MB/s, 50% hits, 1 reset, 1.5 s late"
 
 
 # ---------------------------------------------------------------- the cache's own counters

@@ -238,6 +238,14 @@ def test_what_the_cost_command_prints_becomes_lines(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "costs.json").equals(table)
 
 
+def test_what_is_told_by_the_hour_is_not_drawn_as_though_it_were_told_by_the_minute() -> None:
+    hourly = costs((0.5 * HOUR, "serving", 0.3), (1.5 * HOUR, "serving", 0.1))
+    drawn = cost_figure(hourly, 2 * HOUR, told_every_s=HOUR)
+    assert heights(drawn, 0, "serving") == pytest.approx([0.3, 0.1])
+    assert drawn is not None
+    assert drawn.axes[0].get_ylabel() == "USD per hour"
+
+
 def test_what_comes_after_the_traces_end_is_drawn_where_it_came() -> None:
     requests = table_of([row(minute * 60.0) for minute in range(6)])
     late = EVENTS.empty_table().schema

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from infiniray.cli.main import main
+from workloads.describe.idling import idling
 from workloads.readers import TraceFormat, open_trace, trace_format
+from workloads.trace import Method, Request
 
 OBJECT_STORE = "10 REST.PUT.OBJECT a 20000000\n500 REST.GET.OBJECT a 20000000 0 9\n700 REST.HEAD.OBJECT a 20000000\n"
 
@@ -148,3 +151,44 @@ def test_impossible_wishes_are_a_matter_of_usage(tmp_path: Path, arguments: tupl
     kind, *options = arguments
     assert run("generate", kind, tmp_path / "t.csv", *options).exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- idle
+
+
+def gets(*when: tuple[float, str, int]) -> list[Request]:
+    return [Request(timestamp_s=3600 * hour, key=key, size_bytes=size_bytes) for hour, key, size_bytes in when]
+
+
+def test_what_is_idle_is_given_up_by_its_bytes_and_its_last_use() -> None:
+    """1 GB for 1 GB-h stays an hour from each use, 4 GB a quarter of one."""
+    asked = gets((0, "a", 10**9), (0, "b", 4 * 10**9), (0.5, "a", 10**9), (0.5, "b", 4 * 10**9), (1.4, "a", 10**9))
+    some, everything = idling(asked, [1.0, math.inf], overhead=1.0)
+    assert some.hit_ratio == pytest.approx(2 / 5)  # "b" was gone, "a" was not
+    assert everything.hit_ratio == pytest.approx(3 / 5)
+    assert some.most_bytes == everything.most_bytes == 5e9
+    assert everything.mean_bytes == pytest.approx(5e9)
+    assert some.mean_bytes == pytest.approx((1.4 * 1 + 2 * 0.25 * 4) * 1e9 / 1.4)
+
+
+def test_redundancy_counts_among_what_is_held() -> None:
+    asked = gets((0, "a", 10**9), (0.7, "a", 10**9))
+    assert idling(asked, [1.0], overhead=1.0)[0].hit_ratio == 0.5
+    assert idling(asked, [1.0], overhead=2.0)[0].hit_ratio == 0.0
+
+
+def test_too_large_is_not_kept_and_a_put_is_no_get() -> None:
+    asked = [
+        Request(timestamp_s=0.0, key="a", size_bytes=5, method=Method.PUT),
+        *gets((1, "a", 5), (2, "b", 50), (3, "b", 50)),
+    ]
+    assert idling(asked, [math.inf], largest_bytes=10)[0].hit_ratio == pytest.approx(1 / 3)
+
+
+def test_idle_prints_a_row_for_each_and_for_never(small: Path) -> None:
+    result = run("idle", small, "--after", "0.5", "--after", "2")
+    assert result.exit_code == 0, result.output
+    assert all(name in result.stdout for name in ("0.5 GB-h", "2 GB-h", "never"))
+    document = json.loads(run("idle", small, "--after", "2", "--json").stdout)
+    assert [row["idle_gb_h"] for row in document["idle"]] == [2.0, None]
+    assert document["idle"][1]["hit_ratio"] == 1.0
