@@ -61,7 +61,7 @@ class BufferPool:
     def trim(self, idle_s: float) -> None:
         """Let go of what nobody has used for so long."""
         until_s = self._now_s() - idle_s
-        for capacity, shelf in self._free.items():
+        for capacity, shelf in list(self._free.items()):  # one may come back in another thread meanwhile
             n_idle = sum(since_s <= until_s for since_s, _ in shelf)
             del shelf[:n_idle]  # the longest free stand first
             self.free_bytes -= n_idle * capacity

@@ -24,6 +24,9 @@ from traffic import TEST, Load, traffic
 
 import infiniray
 from infiniray import Cache, CacheUnavailable
+from infiniray.channel.client import Channel
+from infiniray.channel.line import ChannelLost, Write
+from infiniray.channel.waiting import Exchange
 from infiniray.cluster import rayapi
 from infiniray.cluster.deadline import Deadline
 
@@ -171,25 +174,38 @@ def test_shards_are_killed(cache: Cache, chaos: Chaos, load: Load) -> None:
     assert all(o.outcome is Outcome.OK for o in last(history) if o.key not in load.deleted)
 
 
+@pytest.mark.parametrize("way", ["directly", "through Ray"])
 def test_a_write_that_is_made_again_after_a_crash_does_not_undo_a_later_one(
-    cache: Cache, chaos: Chaos, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, chaos: Chaos, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """Its shard dies when it is committed but not yet acknowledged; before the client tries again, somebody else has
     seen and replaced what it wrote."""
     first, other = Recorder(worker=1), Recorder(worker=2)
-    wait = rayapi.wait
+    wait, put = rayapi.wait, Channel.put
 
-    def lose_the_answer(ref: rayapi.Ref, deadline: Deadline, operation: str, key: str = "") -> object:
-        answer = wait(ref, deadline, operation, key)
-        if operation != "PUT":
-            return answer
+    def others_come_and_the_shard_dies() -> None:
         monkeypatch.undo()
         other.get("k", lambda: identify(cache["k"]))
         other.put("k", 2, lambda: cache.put("k", stamped(2, 2_000)))
         chaos.kill_shards()
+
+    def lose_rays_answer(ref: rayapi.Ref, deadline: Deadline, operation: str, key: str = "") -> object:
+        answer = wait(ref, deadline, operation, key)
+        if operation != "PUT":
+            return answer
+        others_come_and_the_shard_dies()
         raise CacheUnavailable(detail="the process that should have answered was killed")
 
-    monkeypatch.setattr(rayapi, "wait", lose_the_answer)
+    def lose_the_answer(channel: Channel, epoch: int, timeout_s: float, writes: Sequence[Write]) -> Exchange[Any]:
+        yield from put(channel, epoch, timeout_s, writes)
+        others_come_and_the_shard_dies()
+        raise ChannelLost("the process that should have answered was killed", may_have_run=True)
+
+    if way == "directly":
+        monkeypatch.setattr(Channel, "put", lose_the_answer)
+    else:
+        monkeypatch.setattr(cache._session.client, "_channels", None)
+        monkeypatch.setattr(rayapi, "wait", lose_rays_answer)
     first.put("k", 1, lambda: cache.put("k", stamped(1, 2_000)))
     other.get("k", lambda: identify(cache["k"]))
     assert [o.value for o in other.operations[:2]] == [1, 2]
