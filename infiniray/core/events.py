@@ -208,10 +208,10 @@ class ChunkDamaged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauged:
-    """How much has come of each chunk that was asked about, in that order; 0 if that is not known any more."""
+    """How much has come of each chunk that was asked about, in that order, from 0 to 1; 0 if that is not known."""
 
     op: OpId
-    received_bytes: tuple[int, ...]
+    shares: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

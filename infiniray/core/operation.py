@@ -60,7 +60,7 @@ class Operation:
         """The codec is done, or failed."""
         raise NotImplementedError
 
-    def on_gauged(self, received_bytes: tuple[int, ...]) -> None:
+    def on_gauged(self, shares: tuple[float, ...]) -> None:
         """How far those chunks have come that I had asked about."""
         raise NotImplementedError
 

@@ -68,7 +68,8 @@ class Read(Operation):
                 self._ask(index)
         elif self.facts.scheme.r:
             self.set_timer(Timing.HEDGE, self._hedge_at_latest_s())
-            if self.facts.scheme.k > self.facts.scheme.r and self._chunk_bytes >= GAUGED_CHUNK_BYTES:
+            chunk_bytes = self.facts.scheme.stored_bytes(0, self.facts.size_bytes)
+            if self.facts.scheme.k > self.facts.scheme.r and chunk_bytes >= GAUGED_CHUNK_BYTES:
                 self.set_timer(Timing.GAUGE, self.context.policy.hedge_delay_s)
         self._replace()  # of nothing yet: the first k
 
@@ -145,27 +146,23 @@ class Read(Operation):
             return policy.hedge_delay_s  # no need to wait for others: this one should be here by now
         return policy.hedge_delay_s + self.facts.size_bytes / (SLOW_RATE_FACTOR * policy.min_bytes_per_s)
 
-    @property
-    def _chunk_bytes(self) -> int:
-        return self.facts.scheme.stored_bytes(0, self.facts.size_bytes)
-
     def _gauge(self) -> None:
         """Ask how far the chunks have come that are on their way."""
         on_the_way = [(i, request.link, request.id) for i, request in self.open.items() if request.link is not None]
         self._gauged = [index for index, _, _ in on_the_way]
         self.context.out.append(Gauge(op=self.id, requests=tuple((link, id_) for _, link, id_ in on_the_way)))
 
-    def on_gauged(self, received_bytes: tuple[int, ...]) -> None:
+    def on_gauged(self, shares: tuple[float, ...]) -> None:
         """Ask for parity in the place of stragglers, as early as they can be told: a chunk that takes ten times as long
         as the others is not waited for until these are complete, for then parity would take as long again.
         """
-        scheme, chunk_bytes = self.facts.scheme, self._chunk_bytes
+        scheme = self.facts.scheme
         if self._count(ChunkState.COMPLETE) >= scheme.k:
             return  # being decoded
-        come = {i: chunk_bytes for i, state in enumerate(self.states) if state is ChunkState.COMPLETE}
-        come |= dict(zip(self._gauged, received_bytes, strict=True))
-        usual = sorted((*come.values(), *[0] * scheme.k), reverse=True)[scheme.k - scheme.r - 1]
-        if usual > GAUGED_SHARE * chunk_bytes:
+        come = {i: 1.0 for i, state in enumerate(self.states) if state is ChunkState.COMPLETE}
+        come |= dict(zip(self._gauged, shares, strict=True))
+        usual = sorted((*come.values(), *[0.0] * scheme.k), reverse=True)[scheme.k - scheme.r - 1]
+        if usual > GAUGED_SHARE:
             return
         slow = [i for i, n in come.items() if self.states[i] is ChunkState.PENDING and n < STRAGGLER_SHARE * usual]
         if not slow:

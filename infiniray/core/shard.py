@@ -411,7 +411,7 @@ class ShardState:
     def _gauged(self, event: ev.Gauged) -> None:
         operation = self.operations.get(event.op)
         if operation is not None:
-            operation.on_gauged(event.received_bytes)
+            operation.on_gauged(event.shares)
 
     def _timer_fired(self, event: ev.TimerFired) -> None:
         kind, whose = event.timer

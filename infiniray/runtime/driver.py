@@ -395,8 +395,8 @@ class ShardDriver:
 
     def _gauge(self, command: cmd.Gauge) -> None:
         asked = ((self._links.get(link), request) for link, request in command.requests)
-        received = tuple(0 if link is None else link.received_bytes(request) for link, request in asked)
-        self.feed(ev.Gauged(op=command.op, received_bytes=received))
+        shares = tuple(0.0 if link is None else link.share_of(request) for link, request in asked)
+        self.feed(ev.Gauged(op=command.op, shares=shares))
 
     def _delete_chunks(self, command: cmd.DeleteChunks) -> None:
         meta = {"seq": command.seq, "chunk_ids": [list(chunk) for chunk in command.chunk_ids]}

@@ -197,12 +197,13 @@ class NodeLink:
         self._incoming[request] = _Incoming(chunk, target, crc, seq)
         self.send(Kind.FETCH, request, {"chunk_id": list(chunk)})
 
-    def received_bytes(self, request: RequestId) -> int:
-        """What has come of a chunk that was asked for; 0 if it is not waited for any more."""
+    def share_of(self, request: RequestId) -> float:
+        """How much has come of a chunk that was asked for, from 0 to 1; 0 if it is not waited for any more."""
         incoming = self._incoming.get(request)
         if incoming is None:
-            return 0
-        return incoming.received_bytes + (self._reader.filled_bytes if self._last_placed == request else 0)
+            return 0.0
+        n_bytes = incoming.received_bytes + (self._reader.filled_bytes if self._last_placed == request else 0)
+        return n_bytes / max(1, len(incoming.target))
 
     def cancel_fetch(self, request: RequestId) -> None:
         """From now on nothing of this chunk is written to its target."""

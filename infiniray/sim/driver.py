@@ -120,8 +120,8 @@ class SimDriver:
         self._operations: dict[OpId, _Operation] = {}
         self._running: set[OpId] = set()
         self._requests: set[RequestId] = set()  # STOREs, FETCHes and copies, until they are answered or cancelled
-        #: of chunks on their way: when the last byte leaves, how many there are, bytes per second
-        self._coming: dict[RequestId, tuple[float, int, float]] = {}
+        #: of chunks on their way: when they left, and when they will be here
+        self._coming: dict[RequestId, tuple[float, float]] = {}
         self._timers: dict[Timer, int] = {}
         self._timer_ids = itertools.count(1)
         self._events: deque[ev.Event] = deque()
@@ -397,7 +397,7 @@ class SimDriver:
             if instance.is_corrupt:
                 token = (*token[:3], "damaged")
             self.platform.answer(instance, n_bytes, lambda: arrive(token))
-            self._coming[request] = (instance.free_at_s, n_bytes, self.platform.rate_of(instance))
+            self._coming[request] = (self.clock.now_s, instance.free_at_s + self.platform.model.network_s)
 
         self.platform.send(command.link, 0, fetch)
 
@@ -406,14 +406,13 @@ class SimDriver:
         self._coming.pop(command.request, None)
 
     def _gauge(self, command: cmd.Gauge) -> None:
-        received = tuple(self._come_bytes(request) for _, request in command.requests)
-        self.clock.after(0.0, lambda: self.feed(ev.Gauged(op=command.op, received_bytes=received)))
+        shares = tuple(self._share_of(request) for _, request in command.requests)
+        self.clock.after(0.0, lambda: self.feed(ev.Gauged(op=command.op, shares=shares)))
 
-    def _come_bytes(self, request: RequestId) -> int:
-        """What has come by now of a chunk that is on its way; the last byte comes with its event."""
-        end_s, n_bytes, rate = self._coming.get(request, (0.0, 0, 0.0))
-        left = (end_s + self.platform.model.network_s - self.clock.now_s) * rate
-        return int(min(max(0.0, n_bytes - left), max(0, n_bytes - 1)))
+    def _share_of(self, request: RequestId) -> float:
+        """How much has come by now of a chunk that is on its way."""
+        start_s, end_s = self._coming.get(request, (0.0, 0.0))
+        return min(1.0, (self.clock.now_s - start_s) / (end_s - start_s)) if end_s > start_s else 0.0
 
     def _delete(self, command: cmd.DeleteChunks) -> None:
         self._check_link(command)

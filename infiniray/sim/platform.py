@@ -294,10 +294,6 @@ class SimPlatform:
         seconds = n_bytes / self.model.bytes_per_s * instance.slowness
         instance.free_at_s = max(instance.free_at_s, self.clock.now_s) + seconds
 
-    def rate_of(self, instance: Instance) -> float:
-        """Bytes per second that it sends and receives."""
-        return self.model.bytes_per_s / instance.slowness
-
     def answer(self, instance: Instance, n_bytes: int, event: Callable[[], ev.Event | None]) -> None:
         """Send ``n_bytes`` back; ``event`` is asked for what to report when they have come."""
         link = instance.link

@@ -94,6 +94,7 @@ class ShardRun:
             cmd.StoreChunk: self._send,
             cmd.AbortStore: self._cancel,
             cmd.FetchChunk: self._send,
+            cmd.Gauge: self._gauge,
             cmd.CancelFetch: self._cancel,
             cmd.DeleteChunks: self._send,
             cmd.Retain: self._send,
@@ -394,6 +395,16 @@ class ShardRun:
             return
         end_s = self._move(instance, instance.outward, command.request, kept[1], 0)
         self._agenda.at(end_s + self._delay_s, self._fetched, (instance, command.request))
+
+    def _gauge(self, command: cmd.Gauge) -> None:
+        shares = tuple(self._share_of(request) for _, request in command.requests)
+        self._agenda.at(self._agenda.now_s, self.feed, ev.Gauged(op=command.op, shares=shares))
+
+    def _share_of(self, request: RequestId) -> float:
+        _, pipe, start_s, end_s, _ = self._under_way.get(request, (None, None, 0.0, 0.0, 0))
+        if pipe is None:
+            return 0.0
+        return min(1.0, max(0.0, (self._agenda.now_s - start_s) / (end_s - start_s)))
 
     def _fetched(self, what: tuple[Instance, RequestId]) -> None:
         instance, request = what

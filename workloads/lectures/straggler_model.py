@@ -71,7 +71,8 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HedgeRule:
-    """When the other chunks are asked for; ``hedge`` None: never. The numbers are those of the read policy."""
+    """When the other chunks are asked for; ``hedge`` None: never. The numbers are those of the read policy, for chunks
+    of less than 1 MiB: large ones are looked at while they are on their way, and stragglers replaced earlier."""
 
     hedge: Hedge | None
     hedge_delay_s: float = 0.02

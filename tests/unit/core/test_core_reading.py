@@ -469,10 +469,10 @@ def on_the_way(size_bytes: int = 40 * MIB, **settings: object) -> tuple[World, O
     return world, get, since
 
 
-def gauged(world: World, get: OpId, *received_mib: float) -> list[int]:
+def gauged(world: World, get: OpId, *shares: float) -> list[int]:
     """The chunks that are asked for when these have come so far."""
     since = len(world.commands)
-    world.tell(ev.Gauged(op=get, received_bytes=tuple(int(n * MIB) for n in received_mib)))
+    world.tell(ev.Gauged(op=get, shares=shares))
     return asked(world, since)
 
 
@@ -496,19 +496,19 @@ def test_small_chunks_and_single_ones_are_not_asked_about(scheme: str, size_byte
 
 def test_parity_is_asked_for_in_the_place_of_stragglers() -> None:
     world, get, _ = on_the_way()
-    assert gauged(world, get, 1.5, 0.1, 1.4, 1.6) == [4]
+    assert gauged(world, get, 0.15, 0.01, 0.14, 0.16) == [4]
     assert world.state.counters.reads_hedged == 1
 
 
 def test_as_many_as_there_are_stragglers() -> None:
     world, get, _ = on_the_way()
-    assert gauged(world, get, 0, 1.5, 0, 1.6) == [4, 5]
+    assert gauged(world, get, 0, 0.15, 0, 0.16) == [4, 5]
 
 
 def test_chunks_that_are_all_alike_are_left_alone_and_asked_about_again_a_few_times() -> None:
     world, get, since = on_the_way()
     for _ in range(8):
-        assert gauged(world, get, 0.3, 0.2, 0.2, 0.3) == []
+        assert gauged(world, get, 0.03, 0.02, 0.02, 0.03) == []
         world.advance(0.021)
     assert 2 <= len(world.said(cmd.Gauge, since)) <= 6
     assert world.state.counters.reads_hedged == 0
@@ -517,12 +517,12 @@ def test_chunks_that_are_all_alike_are_left_alone_and_asked_about_again_a_few_ti
 def test_a_network_that_is_slow_as_a_whole_has_no_stragglers() -> None:
     world, get, _ = on_the_way()
     assert gauged(world, get, 0, 0, 0, 0) == []
-    assert gauged(world, get, 0.5, 0, 0, 0) == []  # three of four are not stragglers
+    assert gauged(world, get, 0.05, 0, 0, 0) == []  # three of four are not stragglers
 
 
 def test_chunks_that_will_soon_be_there_are_waited_for() -> None:
     world, get, _ = on_the_way()
-    assert gauged(world, get, 9, 9, 9, 0.5) == []
+    assert gauged(world, get, 0.9, 0.9, 0.9, 0.05) == []
 
 
 def test_what_comes_after_the_end_of_a_read_is_no_news() -> None:
@@ -530,4 +530,4 @@ def test_what_comes_after_the_end_of_a_read_is_no_news() -> None:
     for node in world.nodes:
         world.let_go(node)
     world.facts(get)
-    assert gauged(world, get, 1.5, 0.1, 1.4, 1.6) == []
+    assert gauged(world, get, 0.15, 0.01, 0.14, 0.16) == []

@@ -248,6 +248,26 @@ async def test_a_straggler_is_cancelled_on_the_wire(grid: MakeGrid) -> None:
     assert np.array_equal(got, data)  # nothing was written to it any more
 
 
+async def test_parity_takes_the_place_of_a_chunk_that_is_far_behind(grid: MakeGrid) -> None:
+    pool = await grid(scheme="rs:4+2", hedge_delay_s=0.05, linger_s=5)
+    data = random_bytes(24 << 20)
+    await pool.put("k", data)
+    behind, others = pool.holder("k", 2), pool.holders("k", (0, 1, 3))
+    behind.hang()
+    for node in others:
+        node.stop_after(2)  # of 6 segments
+    read = asyncio.ensure_future(pool.get("k"))
+    await until(lambda: pool.state.counters.reads_hedged == 1)  # though no chunk is complete
+    (operation,) = pool.state.operations.values()
+    assert isinstance(operation, Read)
+    asked = [index for index, state in enumerate(operation.states) if state is not ChunkState.UNASKED]
+    assert len(asked) > 4
+    for node in others:
+        node.resume()
+    assert np.array_equal(await soon(read), data)
+    assert pool.state.counters.reads_decoded == 1
+
+
 async def test_asking_all_at_once_takes_the_first_k(grid: MakeGrid) -> None:
     pool = await grid(scheme="rs:4+2", hedge=Hedge.ALL, linger_s=5)
     data = random_bytes((8 << 20) + 5)
