@@ -26,5 +26,5 @@ def test_a_sockets_share_is_that_of_this_process_alone() -> None:
     assert (put.op, get.op) == ("put", "get")
     for row in (put, get):
         assert row.n_calls > 0
-        assert 0 < row.user_s + row.system_s <= 2 * row.wall_s  # it is two threads
+        assert 0 < row.user_s + row.system_s <= 3 * row.wall_s  # two threads, and this one
         assert row.role in render_processes([row])
