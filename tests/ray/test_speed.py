@@ -10,15 +10,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
-from workloads.baselines import LoopbackTarget
 from workloads.bench.measuring import Conditions
-from workloads.bench.processes import measure_processes
+from workloads.bench.processes import ProcessRow, measure_processes, measure_socket
 from workloads.bench.stand import Setting, Stand, stand
 
 SIZE = 32 << 20
@@ -44,24 +41,13 @@ def test_a_shard_gets_as_much_of_a_busy_machine_as_its_clients_do(here: Stand) -
     assert {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in threads} == {os.getpriority(os.PRIO_PROCESS, 0)}
 
 
-def cpu_s_of_the_socket(op: str) -> float:
-    """CPU seconds for one value: sender, receiver and kernel."""
-    target = LoopbackTarget()
-    value = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
-    try:
-        target.put("k", value)
-        target.get("k")
-        start_s = time.process_time()
-        for _ in range(20):
-            target.put("k", value) if op == "put" else target.get("k")
-        return (time.process_time() - start_s) / 20
-    finally:
-        target.close()
-
-
 def multiples(here: Stand) -> dict[str, float]:
-    rows = measure_processes(here, size_bytes=SIZE)
-    return {op: sum(row.user_s + row.system_s for row in rows if row.op == op) / cpu_s_of_the_socket(op) for op in MOST}
+    ours, sockets = measure_processes(here, size_bytes=SIZE), measure_socket(size_bytes=SIZE)
+
+    def cpu_s(rows: list[ProcessRow], op: str) -> float:
+        return sum(row.user_s + row.system_s for row in rows if row.op == op)
+
+    return {op: cpu_s(ours, op) / cpu_s(sockets, op) for op in MOST}
 
 
 def test_the_cpu_time_of_a_byte_stays_within_a_multiple_of_a_sockets(here: Stand) -> None:

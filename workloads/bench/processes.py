@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,10 +12,11 @@ from typing import Any
 import psutil
 
 from infiniray.units import format_bytes
+from workloads.baselines import LoopbackTarget
 from workloads.bench.measuring import random_values
 from workloads.bench.stand import Stand
 
-__all__ = ["ProcessRow", "measure_processes", "render_processes"]
+__all__ = ["ProcessRow", "measure_processes", "measure_socket", "render_processes"]
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: Ticks are coarse: so much time has a hundred of them.
@@ -114,6 +116,41 @@ def _watched(here: Stand, op: str, size_bytes: int, act: Callable[[], Any], leas
     return rows
 
 
+def measure_socket(*, size_bytes: int, least_s: float = _LEAST_S) -> list[ProcessRow]:
+    """The same of a loopback connection, sender, receiver and kernel together."""
+    target = LoopbackTarget()
+    ((key, value),) = random_values(size_bytes, ["socket"]).items()
+    rows = []
+    try:
+        for op, act in (("put", lambda: target.put(key, value)), ("get", lambda: target.get(key))):
+            act()
+            before, start_s, n_calls = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), 0
+            while (wall_s := time.perf_counter() - start_s) < least_s or not n_calls:
+                act()
+                n_calls += 1
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            switches = used.ru_nvcsw + used.ru_nivcsw - before.ru_nvcsw - before.ru_nivcsw
+            rows.append(
+                ProcessRow(
+                    op=op,
+                    size_bytes=size_bytes,
+                    scheme="",
+                    awake=True,
+                    role=target.name,
+                    n_processes=1,
+                    n_calls=n_calls,
+                    wall_s=wall_s / n_calls,
+                    user_s=(used.ru_utime - before.ru_utime) / n_calls,
+                    system_s=(used.ru_stime - before.ru_stime) / n_calls,
+                    faults=(used.ru_minflt - before.ru_minflt) / n_calls,
+                    switches=switches / n_calls,
+                )
+            )
+    finally:
+        target.close()
+    return rows
+
+
 def _roles(here: Stand) -> dict[int, str]:
     """Of all processes that the benchmark has started, and its own."""
     roles = {os.getpid(): "client", here.shard_pid: "shard"}
@@ -140,7 +177,7 @@ def render_processes(rows: list[ProcessRow]) -> str:
         if row.user_s + row.system_s == 0:
             continue
         lines.append(
-            f"{row.op} {format_bytes(row.size_bytes):>9} {row.scheme} {'awake' if row.awake else 'asleep'} "
+            f"{row.op} {format_bytes(row.size_bytes):>9} {row.scheme:7} {'awake ' if row.awake else 'asleep'} "
             f"{row.wall_s * 1e3:9.3f} ms  {row.role:12} x{row.n_processes:<3} user {row.user_s * 1e3:8.3f} ms "
             f"system {row.system_s * 1e3:8.3f} ms  faults {row.faults:9.1f}  switches {row.switches:8.1f}"
         )

@@ -1,4 +1,4 @@
-"""What the table does not show: `bench mixed`, `bench memory`, `bench stragglers`, `bench shards`."""
+"""What the table does not show: `bench mixed`, `memory`, `processes`, `floors`, `stragglers`, `shards`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from infiniray.cli.bench.options import (
 )
 from infiniray.cli.output import json_option, print_json, reports_errors, results, says
 
-__all__ = ["memory", "mixed", "processes", "shards", "stragglers"]
+__all__ = ["floors", "memory", "mixed", "processes", "shards", "stragglers"]
 
 _scheme_option = click.option("--scheme", callback=one_scheme, default="rs:10+2", show_default=True)
 
@@ -92,19 +92,36 @@ def memory(size: int, scheme: str, clients: list[int], rounds: int, as_json: boo
 @json_option
 @reports_errors
 def processes(sizes: list[int], scheme: str, asleep: bool, as_json: bool) -> None:
-    """CPU time, page faults and switches of client, shard, nodes and Ray, for one PUT and one GET."""
+    """CPU time, page faults and switches of client, shard, nodes and Ray, and of a socket, for one PUT and one GET."""
     from workloads.bench.measuring import Conditions
-    from workloads.bench.processes import measure_processes, render_processes
+    from workloads.bench.processes import measure_processes, measure_socket, render_processes
     from workloads.bench.stand import Setting, stand
 
     with stand(Conditions(scheme=scheme, awake=not asleep), Setting()) as here:
         for size in sizes:
-            rows = measure_processes(here, size_bytes=size)
+            rows = measure_processes(here, size_bytes=size) + measure_socket(size_bytes=size)
             if as_json:
                 for row in rows:
                     print_json(row.to_json_dict())
             else:
                 results().print(render_processes(rows))
+
+
+@click.command()
+@click.option("--size", callback=one_size, default="100MiB", show_default=True, help="Of what is moved.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=7, show_default=True)
+@json_option
+@reports_errors
+def floors(size: int, rounds: int, as_json: bool) -> None:
+    """What copying, checking, coding and new pages cost on this machine, in CPU time."""
+    from workloads.bench.floors import measure_floors, render_floors
+
+    found = measure_floors(size, rounds)
+    if as_json:
+        for floor in found:
+            print_json(floor.to_json_dict())
+    else:
+        results().print(render_floors(found))
 
 
 @click.command()
