@@ -79,7 +79,7 @@ def ablate(
     with several_at_once(min(workers or os.cpu_count() or 1, len(chosen))) as map_all:
         for varied in map_all(Simulate(asked, lost, until_s=until_s, seed=seed), chosen):  # type: ignore[arg-type]
             found.append(varied)  # type: ignore[arg-type]
-            says().print(f"{len(found)} of {len(chosen)}: {found[-1].name}")
+            says().print(f"{len(found)} of {len(chosen)}: {_in_short(found[-1])}", soft_wrap=True)
     picture = None if plots is None else _draw(found, spanned_h, plots)
     if as_json:
         figures: dict[str, Any] = {one.name: one.figures for one in found}
@@ -88,6 +88,14 @@ def ablate(
     results().print(_table(found, title=f"{trace.name}, {spanned_h:,.1f} hours"))
     if picture is not None:
         says().print(f"drawn: {picture}")
+
+
+def _in_short(one: Varied) -> str:
+    f = one.figures
+    return (
+        f"{one.name}: hit ratio {f['hit_ratio'] or 0.0:.2%}, {f['resets']:,} resets, availability "
+        f"{one.availability:.2%}, ${one.cost_usd:.3f}"
+    )
 
 
 def _table(found: Sequence[Varied], *, title: str) -> Table:
