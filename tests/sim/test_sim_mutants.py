@@ -518,7 +518,6 @@ EMPHASIS: dict[Any, dict[str, int]] = {
     ignores_the_fence: {"succeed": 8},
     lets_go_too_early: {"change_pool": 8},
     drops_what_it_cannot_repair: {"reclaim_some": 4},
-    forgets_writes_during_a_backup: {"reclaim_some": 3},
     sends_over_dead_connections: {"cut": 8},
     forgets_writes_during_a_backup: {"cut_all": 10, "reclaim_one": 4},
 }
