@@ -101,6 +101,8 @@ def bench(
                 rows.append(row)
                 if as_json:
                     print_json(row.to_json_dict())
+    if not as_json:
+        results().print(render(rows))
     kernels = measure_kernels(100 << 20, Scheme.parse("rs:10+2"), 5)
     platform = measure_platform()
     if as_json:
@@ -108,7 +110,6 @@ def bench(
             print_json({"system": f"codec {speed.kernel}", **asdict(speed)})
         print_json({"system": "platform", **platform.to_json_dict()})
         return
-    results().print(render(rows))
     for speed in kernels:
         results().print(
             f"{speed.kernel} {speed.operation}: {speed.gb_per_s:.1f} GB/s, {speed.ratio:.1f} x zfec by itself"
