@@ -181,7 +181,7 @@ async def _instances(request: web.Request) -> web.Response:
             "init_s": round(i.init_s, 6),
         }
         for i in request.app[PLATFORM].instances
-        if function in (None, i.function.name)
+        if function in (None, i.function.name) and not i.kill_reason  # its process may not have been seen to end yet
     ]
     return web.json_response(rows)
 
