@@ -347,9 +347,19 @@ async def test_other_machines_are_served_by_copies() -> None:
     shard.server.close()
 
 
-async def test_nothing_listens_on_the_network_unless_it_is_configured(shard: Shard) -> None:
-    assert shard.endpoint.address is None
-    assert not [c for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN]
+async def test_nothing_listens_on_the_network_unless_it_is_configured() -> None:
+    def listening() -> set[int]:
+        connections = psutil.Process().net_connections("inet")
+        return {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
+
+    before = listening()  # whatever other tests have left running
+    silent, configured = Shard(), Shard(listen_host="127.0.0.1")
+    assert silent.endpoint.address is None
+    assert configured.endpoint.address is not None
+    assert listening() - before == {configured.endpoint.address[1]}
+    silent.server.close()
+    configured.server.close()
+    assert listening() - before == set()
 
 
 # ---------------------------------------------------------------- forks
