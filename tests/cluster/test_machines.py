@@ -69,9 +69,13 @@ def nodes() -> Iterator[Machines]:
 
 @pytest.fixture(scope="module")
 def many(nodes: Machines) -> Iterator[Cache]:
-    """Shards listen at the addresses of their machines; functions are this machine's own processes."""
+    """Shards listen at the addresses of their machines; functions are this machine's own processes.
+
+    Between real machines there is no channel unless it is configured; these are one, so it has to be turned off.
+    """
     with infiniray.start(
         nodes=9,
+        channel={"enabled": False},
         shards=SHARDS,
         scheme="rs:2+1",
         memory_mb=256,
