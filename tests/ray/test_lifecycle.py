@@ -57,7 +57,8 @@ def test_close_ends_all_that_was_started(local_ray: str) -> None:
     assert not [name for name in rayapi.actor_names() if name.startswith("brief:")]
     started = {process.pid for process in psutil.Process().children(recursive=True)} - before
     # a worker of Ray's that is just starting has its name only later
-    assert _until(lambda: not [pid for pid in started if _runs(pid) and not _is_rays(pid)])
+    _until(lambda: not [pid for pid in started if _runs(pid) and not _is_rays(pid)])
+    assert [psutil.Process(pid).cmdline() for pid in started if _runs(pid) and not _is_rays(pid)] == []
     with pytest.raises(CacheUnavailable, match="closed"):
         cache["k"]
     with infiniray.start(**SMALL, name="brief") as again:  # the name is free
@@ -154,7 +155,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _until(condition: object, timeout_s: float = 20.0) -> bool:
+def _until(condition: object, timeout_s: float = 60.0) -> bool:
     assert callable(condition)
     give_up_s = time.monotonic() + timeout_s
     while not condition():

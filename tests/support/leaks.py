@@ -25,7 +25,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 #: In the temporary directory: Ray keeps its logs, and its dashboard does not clear up behind itself.
 _KEPT = ("ray", "pymp-")
 #: For processes that have been told to end.
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 
 class Footprint:
