@@ -16,6 +16,7 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, Protocol
 
+from infiniray.cluster.crew import ShardCrew
 from infiniray.cluster.membership import Membership
 from infiniray.cluster.rotation import Rotation, check_room, check_spare
 from infiniray.core.ids import NodeId
@@ -30,11 +31,8 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 
 
-class RotationCrew(Protocol):
+class RotationCrew(ShardCrew, Protocol):
     """What a supervisor can do for its rotator."""
-
-    @property
-    def members(self) -> Membership: ...
 
     @property
     def keys(self) -> KeyRing: ...
@@ -48,12 +46,6 @@ class RotationCrew(Protocol):
 
     async def renew_functions(self, nodes: frozenset[NodeId], secret: bytes) -> None:
         """Have functions know ``secret``, and no other. Done again, it changes nothing. Raises: PlatformError."""
-
-    async def ensure_shards(self) -> None:
-        """Every shard of the membership has an actor, which answers."""
-
-    async def ask_all(self, method: str, *args: Any) -> dict[str, Any]:
-        """{shard: its answer}. Raises: InfiniRayError: one did not answer."""
 
 
 class Rotator:

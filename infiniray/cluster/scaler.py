@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from infiniray.cluster.crew import ShardCrew
 from infiniray.cluster.membership import Membership
 from infiniray.cluster.scaling import ScalePlan, plan_scale
 from infiniray.core.ids import NodeId
@@ -30,11 +31,8 @@ _LONGEST_PAUSE_S = 5.0
 _FILL = 0.95
 
 
-class Crew(Protocol):
+class Crew(ShardCrew, Protocol):
     """What a supervisor can do for its scaler."""
-
-    @property
-    def members(self) -> Membership: ...
 
     @property
     def plan(self) -> ScalePlan | None:
@@ -48,14 +46,8 @@ class Crew(Protocol):
 
     async def delete_functions(self, nodes: tuple[NodeId, ...]) -> None: ...
 
-    async def ensure_shards(self) -> None:
-        """Every shard of the membership has an actor, which answers."""
-
     async def require_reachable(self) -> None:
         """Raises: ShardUnreachable: functions cannot dial a shard."""
-
-    async def ask_all(self, method: str, *args: Any) -> dict[str, Any]:
-        """{shard: its answer}. Raises: InfiniRayError: one did not answer."""
 
     async def dismiss(self, shard: str) -> None:
         """End an actor, and forget what it had on record."""
