@@ -138,6 +138,14 @@ class Node:
         """Whether another instance of this node, one that may still be there, has insert ``seq``."""
         return any(link.copy is not self.copy and seq in link.spans for link in self._links.values())
 
+    def may_return(self, seq: int) -> bool:
+        """Whether the instance that has insert ``seq`` may only be late: one of our invocations has not been heard of,
+        and what answered since is another instance."""
+        if not (self.lacks(seq) and self.elsewhere(seq)):
+            return False
+        heard_of = {link.session for link in self._links.values()}
+        return not self._invoked <= heard_of
+
     def submit(self, request: Request) -> None:
         """Take a request of an operation: it is sent now, or when the node speaks."""
         self.outbox.queue(request)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from infiniray.codec.schemes import SchemeKind
 from infiniray.core.commands import Complete, Decode, Gauge
+from infiniray.core.copies import Copy
 from infiniray.core.ids import NodeId, OpId
 from infiniray.core.operation import Operation, Timing
 from infiniray.core.policy import Hedge
-from infiniray.core.requests import Outcome, RequestKind, Settled
+from infiniray.core.requests import Outcome, Request, RequestKind, Settled
 from infiniray.core.table import NOWHERE, ChunkPlace, ObjectRecord
 from infiniray.errors import InfiniRayError, ObjectLost, ObjectReplaced, SchemeError
 
@@ -59,6 +60,8 @@ class Read(Operation):
         self._gauged: list[int] = []  # whose progress was asked about
         #: where each chunk was asked for; a repair may have brought it somewhere else since
         self._asked_at: dict[int, ChunkPlace] = dict.fromkeys(self._missing(), NOWHERE)
+        #: the copy that did not have it, or not whole; its node may have turned to another since
+        self._missed_by: dict[int, Copy | None] = {}
 
     def start(self) -> None:
         self.shard.pin(self.record)
@@ -85,9 +88,9 @@ class Read(Operation):
                 return
             case Outcome.DAMAGED:
                 self.shard.counters.chunks_damaged += 1
-                self.states[index] = ChunkState.MISSING
+                self._miss(index, settled.request)
             case Outcome.MISSING:
-                self.states[index] = ChunkState.MISSING
+                self._miss(index, settled.request)
             case Outcome.REFUSED | Outcome.UNREACHABLE:
                 self.states[index] = ChunkState.FAILED
         self._replace()
@@ -203,7 +206,7 @@ class Read(Operation):
     def _replace(self) -> None:
         """A chunk will not come: ask for another, or see that the object is lost."""
         k = self.facts.scheme.k
-        for index in self._moved():
+        for index in (*self._moved(), *self._come_back()):
             self.states[index] = ChunkState.UNASKED
         self._strike_given_up()
         have = len(self.states) - self._count(ChunkState.MISSING)
@@ -230,6 +233,21 @@ class Read(Operation):
     def _moved(self) -> list[int]:
         """Chunks that were missing where they were asked for, and have been rebuilt elsewhere since."""
         return [i for i in self._missing() if self.record.places[i] != self._asked_at[i]]
+
+    def _miss(self, index: int, request: Request) -> None:
+        self.states[index] = ChunkState.MISSING
+        self._missed_by[index] = self.shard.nodes[request.node].copy
+
+    def _come_back(self) -> list[int]:
+        """Chunks that an instance did not have, where another has taken over since that has them."""
+        return [
+            index
+            for index, copy in self._missed_by.items()
+            if self.states[index] is ChunkState.MISSING
+            and (place := self.record.places[index]) == self._asked_at[index]
+            and not self.shard.is_lost(place)
+            and self.shard.nodes[place.node].copy is not copy
+        ]
 
     def _missing(self) -> list[int]:
         return [i for i, state in enumerate(self.states) if state is ChunkState.MISSING]
@@ -278,8 +296,12 @@ class Read(Operation):
         self.end(lambda: self.context.out.append(Complete(op=self.id, facts=self.facts)))
 
     def may_hope(self) -> bool:
-        """Whether what is missing is being rebuilt, or copied from another instance of its node."""
-        return self.shard.repairs.is_running(self.record) or self.shard.is_being_copied(self.record)
+        """Whether what is missing is being rebuilt, or may come back with another instance of its node."""
+        return self.shard.repairs.is_running(self.record) or self.may_come_back()
+
+    def may_come_back(self) -> bool:
+        """Whether another instance has what is missing: it is being copied from there, or that one is late."""
+        return self.shard.is_being_copied(self.record) or self.shard.may_return(self.record)
 
     def give_up(self, have: int) -> None:
         """Too few chunks are left."""

@@ -36,7 +36,7 @@ class Rebuild(Read):
         self.end(lambda: None)
 
     def may_hope(self) -> bool:
-        return self.shard.is_being_copied(self.record)  # who would rebuild it is me
+        return self.may_come_back()  # who would rebuild it is me
 
     def give_up(self, have: int) -> None:
         """Too few chunks are left: the next read says so to somebody who wants to know."""

@@ -494,6 +494,10 @@ class ShardState:
             for _, place in record.placed()
         )
 
+    def may_return(self, record: ObjectRecord) -> bool:
+        """Whether lost chunks of it are on instances that may only be late."""
+        return any(self.nodes[place.node].may_return(place.seq) for _, place in record.placed())
+
     def used_s(self, chunk: ChunkId) -> float:
         """When the object that a chunk belongs to was last used; now, if it is being written."""
         record = self.table.find(chunk.key)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from core_world import MIB, World
+from core_world import MIB, Instance, World
 
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
-from infiniray.core.ids import OpId
+from infiniray.core.ids import InstanceId, NodeId, OpId, SessionId
 from infiniray.core.policy import Hedge
 from infiniray.errors import DeadlineExceeded, KeyNotFound, ObjectLost, Overloaded, SchemeError
 
@@ -531,3 +531,58 @@ def test_what_comes_after_the_end_of_a_read_is_no_news() -> None:
         world.let_go(node)
     world.facts(get)
     assert gauged(world, get, 0.15, 0.01, 0.14, 0.16) == []
+
+
+# ---------------------------------------------------------------- instances that are late
+
+
+def overtaken(world: World) -> tuple[OpId, dict[NodeId, tuple[Instance, SessionId]]]:
+    """Every node sleeps, is invoked for a read and not heard of in time; invoked again, it is an empty instance that
+    answers. The read, and of each node the instance that is late, with the session that it was invoked for."""
+    world.asleep()
+    for scripted in world.nodes.values():
+        scripted.is_silent = True
+    since = len(world.commands)
+    get = world.get("a")
+    late = {c.node: (world.nodes[c.node].instance, c.session) for c in world.said(cmd.Invoke, since)}
+    assert late
+    for scripted in world.nodes.values():
+        scripted.is_silent = False
+        scripted.instance = Instance(InstanceId(f"second of {scripted.instance.id}"))
+    world.advance(world.state.context.policy.connect_timeout_s + 5)
+    assert {c.node for c in world.said(cmd.Invoke, since)} >= late.keys()
+    return get, late
+
+
+def test_an_object_is_not_lost_while_those_who_have_it_may_only_be_late() -> None:
+    world = stored()
+    get, late = overtaken(world)
+    assert world.is_open(get)
+    for node, (instance, session) in late.items():
+        world.nodes[node].instance = instance
+        assert instance.link is not None
+        world.nodes[node].session = session
+        world.tell(ev.PongReceived(link=instance.link, session=session))
+    world.advance(5)
+    assert world.facts(get).key == "a"
+    assert world.state.counters.resets == 0
+
+
+def test_an_object_is_lost_when_those_who_had_it_ended_without_a_word() -> None:
+    world = stored()
+    get, late = overtaken(world)
+    for node, (instance, session) in late.items():
+        assert instance.link is not None
+        world.tell(ev.LinkClosed(link=instance.link))
+        world.tell(ev.InvokeReturned(node=node, session=session, outcome=ev.InvokeOutcome.FUNCTION_ERROR))
+    world.advance(5)
+    assert isinstance(world.error(get), ObjectLost)
+    assert world.state.counters.resets == 1
+
+
+def test_those_who_are_late_are_waited_for_until_the_deadline() -> None:
+    world = stored()
+    get, _ = overtaken(world)
+    world.advance(30)
+    assert isinstance(world.error(get), DeadlineExceeded)
+    assert world.state.counters.resets == 0
