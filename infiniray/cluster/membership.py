@@ -10,8 +10,10 @@ from infiniray.core.ids import NodeId
 from infiniray.core.ring import Ring
 from infiniray.faas.deploy.scope import node_names
 
-__all__ = ["Membership", "plan", "shard_actor_name", "supervisor_name"]
+__all__ = ["FILL_SHARE", "Membership", "plan", "shard_actor_name", "supervisor_name"]
 
+#: Nodes are filled up to this share by what others hand on: evictions begin only when chunks do not fit exactly.
+FILL_SHARE = 0.95
 _FIRST_EPOCH = 1
 
 

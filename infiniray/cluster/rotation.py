@@ -6,14 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from infiniray.cluster.membership import Membership
+from infiniray.cluster.membership import FILL_SHARE, Membership
 from infiniray.core.ids import NodeId
 from infiniray.errors import ConfigError, PoolFull
 
 __all__ = ["Rotation", "check_room", "check_spare"]
-
-#: Nodes are filled up to this share by what others hand on: evictions begin only when chunks do not fit exactly.
-_FILL = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +77,6 @@ def check_room(
     """
     for shard, nodes in members.nodes.items():
         n_nodes = max(len(nodes) - batch, minimum)
-        room_bytes = round(_FILL * n_nodes * node_bytes)
+        room_bytes = round(FILL_SHARE * n_nodes * node_bytes)
         if stats[shard]["stored_bytes"] > room_bytes:
             raise PoolFull(need_bytes=stats[shard]["stored_bytes"], free_bytes=room_bytes)

@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, Protocol
 
 from infiniray.cluster.crew import ShardCrew
 from infiniray.cluster.membership import Membership
 from infiniray.cluster.rotation import Rotation, check_room, check_spare
+from infiniray.cluster.undertaking import Undertaking
 from infiniray.core.ids import NodeId
-from infiniray.errors import ConfigError, InfiniRayError, RotationUnderWay
+from infiniray.errors import ConfigError, RotationUnderWay
 from infiniray.runtime.keys import KeyRing
 
 __all__ = ["RotationCrew", "Rotator"]
 
 _SECRET_BYTES = 32
 _POLL_S = 0.2
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
 
 
 class RotationCrew(ShardCrew, Protocol):
@@ -60,9 +58,7 @@ class Rotator:
         self._crew = crew
         self._minimum_nodes = minimum_nodes
         self._node_bytes = node_bytes
-        self._work: asyncio.Task[None] | None = None
-        self._stage = "going on"
-        self._trouble = ""
+        self._work = Undertaking(self._step, self._is_unfinished)
         self._bytes_left = 0
 
     # ------------------------------------------------------------ what the supervisor calls
@@ -85,39 +81,31 @@ class Rotator:
         if batch < 1:
             raise ConfigError(detail=f"a batch has one function of each shard at least, not {batch}")
         check_spare(members, self._minimum_nodes)
-        self._stage, self._trouble, self._bytes_left = "checking", "", 0
-        self._work = asyncio.ensure_future(self._check_and_publish(batch, may_evict=may_evict))
-        try:
-            await self._work
-        except BaseException:
-            self._work = None
-            raise
-        self._work = asyncio.ensure_future(self._run())
+        self._bytes_left = 0
+        await self._work.begin(self._check_and_publish(batch, may_evict=may_evict))
         return {"nodes": len(members.all_nodes)}
 
     def resume(self) -> None:
         """Go on with what a former process of the supervisor had begun, if it had."""
-        if self._work is None and self._crew.rotation is not None:
-            self._work = asyncio.ensure_future(self._run())
+        self._work.resume()
 
     def stop(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
+        self._work.stop()
 
     def refuse_if_running(self) -> None:
         """Raises: RotationUnderWay."""
-        if self._work is not None:
-            raise RotationUnderWay(cache=self._crew.members.name, stage=self._stage)
+        if self._work.is_running:
+            raise RotationUnderWay(cache=self._crew.members.name, stage=self._work.stage)
 
     def report(self) -> dict[str, Any] | None:
         """How far it is; None if the secret is not being changed. One that stands still goes on with the next call of
         :meth:`resume`, as every new request to rotate or scale makes it."""
         rotation = self._crew.rotation
-        if self._work is None and rotation is None:
+        if rotation is None and not self._work.is_running:
             return None
         return {
-            "stage": self._stage,
-            "trouble": self._trouble,
+            "stage": self._work.stage,
+            "trouble": self._work.trouble,
             "nodes": len(self._crew.members.all_nodes),
             "nodes_done": 0 if rotation is None else len(rotation.done),
             "node_bytes_left": self._bytes_left,
@@ -133,27 +121,19 @@ class Rotator:
         keys = crew.keys.rotated(secrets.token_bytes(_SECRET_BYTES))
         await crew.publish_keys(crew.members, keys, Rotation(batch=batch))
 
-    async def _run(self) -> None:
-        pause_s = _FIRST_PAUSE_S
-        try:
-            while (rotation := self._crew.rotation) is not None:
-                try:
-                    await self._step(rotation)
-                    pause_s, self._trouble = _FIRST_PAUSE_S, ""
-                except InfiniRayError as error:
-                    self._trouble = str(error)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        except Exception as error:  # it stands still then, which its report has to say
-            self._trouble = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            self._work = None
+    def _is_unfinished(self) -> bool:
+        return self._crew.rotation is not None
 
-    async def _step(self, rotation: Rotation) -> None:
+    async def _step(self) -> None:
+        rotation = self._crew.rotation
+        assert rotation is not None
+        await self._take_step(rotation)
+        self._work.trouble = ""
+
+    async def _take_step(self, rotation: Rotation) -> None:
         crew = self._crew
         members, keys = crew.members, crew.keys
-        await self._tell("telling shards", crew.ensure_shards())
+        await self._work.tell("telling shards", crew.ensure_shards())
         await crew.ask_all("change_keys", members.epoch, keys)  # before any function has the new one
         await crew.ask_all("adopt", members)
         if keys.former is None:  # and all shards have been told so
@@ -169,7 +149,7 @@ class Rotator:
             await self._retire(members, rotation)
 
     async def _empty(self, members: Membership, rotation: Rotation) -> None:
-        answers = await self._tell("emptying functions", self._crew.ask_all("progress"))
+        answers = await self._work.tell("emptying functions", self._crew.ask_all("progress"))
         if any(answer["epoch"] < members.epoch for answer in answers.values()):
             return  # one was restarted just now
         left = {node: n_bytes for answer in answers.values() for node, n_bytes in answer["leaving"].items()}
@@ -181,19 +161,15 @@ class Rotator:
 
     async def _renew(self, members: Membership, rotation: Rotation) -> None:
         batch, keys = members.leaving, self._crew.keys
-        await self._tell("changing functions", self._crew.renew_functions(batch, keys.current))
+        await self._work.tell("changing functions", self._crew.renew_functions(batch, keys.current))
         await self._crew.publish_keys(replace(members, leaving=frozenset()), keys, rotation.taken_back(batch))
 
     async def _retire(self, members: Membership, rotation: Rotation) -> None:
         """Unless a node is behind: one that an instance from before the change still speaks for, with what it holds.
         It is emptied once more, and no invocation reaches that instance again."""
-        answers = await self._tell("retiring the former secret", self._crew.ask_all("keys"))
+        answers = await self._work.tell("retiring the former secret", self._crew.ask_all("keys"))
         behind = frozenset(NodeId(node) for answer in answers.values() for node in answer["behind"])
         if behind:
             await self._crew.publish_keys(members, self._crew.keys, rotation.again(behind))
         else:
             await self._crew.publish_keys(members, self._crew.keys.retired(), rotation)
-
-    async def _tell(self, stage: str, work: Awaitable[Any]) -> Any:
-        self._stage = stage
-        return await work

@@ -12,23 +12,20 @@ What is to be done next follows from what is written down alone, so a supervisor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 from infiniray.cluster.crew import ShardCrew
-from infiniray.cluster.membership import Membership
+from infiniray.cluster.membership import FILL_SHARE, Membership
 from infiniray.cluster.scaling import ScalePlan, plan_scale
+from infiniray.cluster.undertaking import Undertaking
 from infiniray.core.ids import NodeId
-from infiniray.errors import InfiniRayError, PlatformError, PoolFull, ScalingUnderWay, ShardUnreachable
+from infiniray.errors import PlatformError, PoolFull, ScalingUnderWay, ShardUnreachable
 
 __all__ = ["Crew", "Scaler"]
 
 _POLL_S = 0.2
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
-#: Nodes are filled up to this share by what others hand on: evictions begin only when chunks do not fit exactly.
-_FILL = 0.95
 
 
 class Crew(ShardCrew, Protocol):
@@ -60,9 +57,7 @@ class Scaler:
         self._crew = crew
         self._minimum_nodes = minimum_nodes
         self._node_bytes = node_bytes
-        self._work: asyncio.Task[None] | None = None
-        self._stage = ""
-        self._trouble = ""
+        self._work = Undertaking(self._step, self._is_unfinished)
         self._progress: dict[str, Any] = {}
 
     # ------------------------------------------------------------ what the supervisor calls
@@ -86,35 +81,28 @@ class Scaler:
         }  # fmt: skip
         if plan.is_nothing:
             return summary
-        self._stage, self._trouble, self._progress = "checking", "", {}
-        self._work = asyncio.ensure_future(self._check_and_publish(plan, may_evict=may_evict))
-        try:
-            await self._work
-        except BaseException:
-            self._work = None
-            raise
-        self._work = asyncio.ensure_future(self._run())
+        self._progress = {}
+        await self._work.begin(self._check_and_publish(plan, may_evict=may_evict))
         return summary
 
     def resume(self) -> None:
         """Go on with what a former process of the supervisor had begun, if it had."""
-        if self._work is None and self._is_unfinished():
-            self._work = asyncio.ensure_future(self._run())
+        self._work.resume()
 
     def stop(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
+        self._work.stop()
 
     def refuse_if_running(self) -> None:
         """Raises: ScalingUnderWay."""
-        if self._work is not None:
-            raise ScalingUnderWay(cache=self._crew.members.name, stage=self._stage)
+        if self._work.is_running:
+            raise ScalingUnderWay(cache=self._crew.members.name, stage=self._work.stage)
 
     def report(self) -> dict[str, Any] | None:
         """How far a scaling is; None if there is none, but for the trouble that ended the last one."""
-        if self._work is None:
-            return {"is_running": False, "trouble": self._trouble} if self._trouble else None
-        return {"is_running": True, "stage": self._stage, "trouble": self._trouble, **self._progress}
+        trouble = self._work.trouble
+        if not self._work.is_running:
+            return {"is_running": False, "trouble": trouble} if trouble else None
+        return {"is_running": True, "stage": self._work.stage, "trouble": trouble, **self._progress}
 
     # ------------------------------------------------------------ before
 
@@ -130,7 +118,7 @@ class Scaler:
         for shard in set(plan.shards) & set(stats):
             n_nodes = len(members.nodes[shard]) + len(plan.joining.get(shard, ())) - len(plan.leaving.get(shard, ()))
             need_bytes = stats[shard]["stored_bytes"] + handed_on // len(plan.shards)
-            room_bytes = round(_FILL * n_nodes * self._node_bytes)
+            room_bytes = round(FILL_SHARE * n_nodes * self._node_bytes)
             if need_bytes > room_bytes and (plan.leaving or handed_on):
                 raise PoolFull(need_bytes=need_bytes, free_bytes=room_bytes)
 
@@ -141,33 +129,19 @@ class Scaler:
         is_settled = members.former is None and not members.leaving and set(members.nodes) == set(members.ring.shards)
         return self._crew.plan is not None or not is_settled
 
-    async def _run(self) -> None:
-        pause_s = _FIRST_PAUSE_S
-        try:
-            while self._is_unfinished():
-                try:
-                    await self._step()
-                    pause_s = _FIRST_PAUSE_S
-                except InfiniRayError as error:
-                    self._trouble = str(error)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        finally:
-            self._work = None
-
     async def _step(self) -> None:
         plan, crew = self._crew.plan, self._crew
         if plan is not None:
             await self._prepare(plan)
             return
-        await self._tell("telling shards", crew.ensure_shards())
-        await self._tell("telling shards", crew.ask_all("adopt", crew.members))
+        await self._work.tell("telling shards", crew.ensure_shards())
+        await self._work.tell("telling shards", crew.ask_all("adopt", crew.members))
         answers = await crew.ask_all("progress")
         self._note(answers)
         if any(answer["epoch"] < crew.members.epoch for answer in answers.values()):
             return  # one was restarted just now
         if crew.members.former is not None:
-            self._stage = "moving keys"
+            self._work.stage = "moving keys"
             if all(answer["is_settled"] for answer in answers.values()):
                 await crew.publish(replace(crew.members, former=None), None)
                 return
@@ -175,7 +149,7 @@ class Scaler:
             await self._dismiss(sorted(gone))
             return
         else:
-            self._stage = "emptying functions"
+            self._work.stage = "emptying functions"
         left = {NodeId(node) for answer in answers.values() for node in answer["leaving"]}
         empty = tuple(sorted(crew.members.leaving - left))
         if empty:
@@ -187,12 +161,12 @@ class Scaler:
         crew = self._crew
         new = tuple(node for nodes in plan.joining.values() for node in nodes)
         try:
-            await self._tell("making functions", crew.ensure_functions(new))
-            await self._tell("starting shards", crew.ensure_shards())
-            await self._tell("starting shards", crew.ask_all("adopt", crew.members))
-            await self._tell("having functions dial shards", crew.require_reachable())
+            await self._work.tell("making functions", crew.ensure_functions(new))
+            await self._work.tell("starting shards", crew.ensure_shards())
+            await self._work.tell("starting shards", crew.ask_all("adopt", crew.members))
+            await self._work.tell("having functions dial shards", crew.require_reachable())
         except (PlatformError, ShardUnreachable) as error:
-            self._trouble = str(error)
+            self._work.trouble = str(error)
             await self._undo(plan, new)
             return
         await crew.publish(plan.switched(crew.members), None)
@@ -207,7 +181,7 @@ class Scaler:
 
     async def _dismiss(self, shards: list[str]) -> None:
         """Shards that own nothing any more."""
-        self._stage = "ending shards"
+        self._work.stage = "ending shards"
         before = self._crew.members
         await self._crew.publish(
             replace(before, nodes={shard: nodes for shard, nodes in before.nodes.items() if shard not in shards}), None
@@ -223,10 +197,6 @@ class Scaler:
         await self._crew.publish(replace(before, nodes=nodes, leaving=before.leaving.difference(empty)), None)
         await self._crew.delete_functions(empty)
 
-    async def _tell(self, stage: str, work: Awaitable[Any]) -> None:
-        self._stage = stage
-        await work
-
     def _note(self, answers: Mapping[str, Mapping[str, Any]]) -> None:
         self._progress = {
             "keys_left": sum(answer["keys_left"] for answer in answers.values()),
@@ -234,4 +204,4 @@ class Scaler:
             "nodes_left": sum(len(answer["leaving"]) for answer in answers.values()),
             "node_bytes_left": sum(sum(answer["leaving"].values()) for answer in answers.values()),
         }
-        self._trouble = next((answer["trouble"] for answer in answers.values() if answer["trouble"]), "")
+        self._work.trouble = next((answer["trouble"] for answer in answers.values() if answer["trouble"]), "")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from control_store import ControlStore
 
-from infiniray.cluster import rayapi, rotator
+from infiniray.cluster import rayapi, rotator, undertaking
 from infiniray.cluster import supervisor as supervisor_module
 from infiniray.cluster.membership import Membership
 from infiniray.cluster.rotation import Rotation
@@ -122,8 +122,8 @@ class Grounded(Supervisor):
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor_module, "HealthWatch", NoWatch)
     monkeypatch.setattr(supervisor_module, "_resume", lambda cache: None)  # tests do, when they are ready for it
-    for pause in ("_POLL_S", "_FIRST_PAUSE_S"):
-        monkeypatch.setattr(rotator, pause, 0.0)
+    monkeypatch.setattr(rotator, "_POLL_S", 0.0)
+    monkeypatch.setattr(undertaking, "_FIRST_PAUSE_S", 0.0)
 
 
 NewSupervisor = Callable[..., Grounded]
@@ -166,9 +166,7 @@ def new(store: ControlStore, world: World, monkeypatch: pytest.MonkeyPatch) -> N
 
 async def over(supervisor: Grounded) -> None:
     """Until the rotation is. Raises: Crash: its process has ended."""
-    work = supervisor._rotator._work
-    if work is not None:
-        await asyncio.wait_for(work, DEADLINE_S)
+    await asyncio.wait_for(supervisor._rotator._work.wait(), DEADLINE_S)
 
 
 def assert_rotated(supervisor: Grounded, world: World) -> bytes:
@@ -363,12 +361,15 @@ async def test_one_thing_at_a_time(new: NewSupervisor, world: World) -> None:
 
 async def test_a_cache_that_is_being_scaled_is_left_alone(new: NewSupervisor, world: World) -> None:
     supervisor = new()
-    supervisor._scaler._work = asyncio.ensure_future(asyncio.Event().wait())  # type: ignore[arg-type]
+    scaling = asyncio.ensure_future(supervisor._scaler._work.begin(asyncio.sleep(DEADLINE_S)))
+    await asyncio.sleep(0)
     try:
         with pytest.raises(ScalingUnderWay):
             await supervisor.rotate_secret(batch=1, may_evict=False)
     finally:
         supervisor._scaler.stop()
+        with pytest.raises(asyncio.CancelledError):
+            await scaling
     assert list(supervisor.keys) == [FIRST]
 
 

@@ -63,8 +63,7 @@ class Crew:
 async def scaled(crew: Crew) -> Scaler:
     scaler = Scaler(crew, minimum_nodes=3, node_bytes=1 << 30)
     await scaler.begin(shards=3, nodes=None, may_evict=False)
-    assert scaler._work is not None
-    await asyncio.wait_for(scaler._work, 10)
+    await asyncio.wait_for(scaler._work.wait(), 10)
     return scaler
 
 
