@@ -309,6 +309,7 @@ class ShardDriver:
             raise
         finally:
             self._waiting.pop(op, None)
+            del future  # else its error would hold this frame, and this frame the error: with it, the memory read into
 
     # ------------------------------------------------------------ events in, commands out
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+import weakref
 import zlib
 
 import numpy as np
@@ -19,6 +21,7 @@ from infiniray.core.ids import InstanceId, NodeId, OpId, RequestId, SessionId
 from infiniray.errors import (
     CacheUnavailable,
     KeyNotFound,
+    ObjectLost,
     PlatformError,
     PlatformThrottled,
     SchemeError,
@@ -45,6 +48,22 @@ async def test_a_write_is_asked_for_and_answered(stage: Stage) -> None:
     assert put.deadline_s == pytest.approx(stage.script.times_s[0] + 5, abs=1)
     stage.do(cmd.Complete(op=put.op, facts=facts), cmd.Release(op=put.op))
     assert await soon(task) is facts
+
+
+async def test_a_read_that_failed_leaves_nothing_for_the_garbage_collector(stage: Stage) -> None:
+    """What the error's traceback has of the read would be memory that clients map, until a collection."""
+    gc.disable()
+    try:
+        task = asyncio.ensure_future(stage.driver.get("k", timeout_s=5))
+        get = await stage.script.next(ev.GetRequested)
+        buffers = weakref.ref(stage.driver._buffers[get.op])
+        stage.do(cmd.Fail(op=get.op, error=ObjectLost(key="k", have=1, need=2)), cmd.Release(op=get.op))
+        await asyncio.wait([task], timeout=5)
+        assert isinstance(task.exception(), ObjectLost)
+        del task
+        assert buffers() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("data", [b"abcdef", bytearray(b"abcdef"), np.arange(6, dtype=np.uint16).reshape(2, 3)])
