@@ -13,9 +13,7 @@ Cache and store end with the same value whatever writes at once, because a key h
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,20 +23,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from infiniray.backing.bounded import Bounded
-from infiniray.backing.format import Damaged, is_pickle, pack, unpack
 from infiniray.backing.front import Front
 from infiniray.backing.marks import Hold, Mark, Marks
-from infiniray.backing.naming import name_of
+from infiniray.backing.objects import StoredObjects
 from infiniray.backing.pending import WriteQueue
 from infiniray.backing.records import Records
-from infiniray.backing.store import Octets, Refused, Replaced, Store, Unreachable, label_of
+from infiniray.backing.store import Store
 from infiniray.cluster.deadline import Deadline
 from infiniray.config import BackingConfig
 from infiniray.errors import (
-    BackingDamaged,
-    BackingError,
-    BackingRefused,
     BackingUnavailable,
     InfiniRayError,
     KeyNotFound,
@@ -50,7 +43,7 @@ from infiniray.errors import (
     WriteLost,
     WritesUnflushed,
 )
-from infiniray.values import Serialized, deserialize, serialize, view
+from infiniray.values import Serialized, serialize, view
 
 __all__ = ["Adopted", "Backing"]
 
@@ -60,11 +53,7 @@ T = TypeVar("T")
 _GRACE_S = 30.0
 #: What the cache gets, at least, when the store has used up a verb's time.
 _LAST_S = 5.0
-#: An object that is replaced while it is read is read again so often.
-_READ_ATTEMPTS = 4
 _WATCH_PAUSE_S = 0.05
-#: After the store was unavailable, degraded reads do without it for so long.
-_REST_S = 1.0
 #: Why a cache may not hold what the store has, and all is well nevertheless.
 _NO_ROOM = (PoolFull, ValueTooLarge, WriteFailed, Overloaded)
 
@@ -89,20 +78,12 @@ class Backing:
     def __init__(self, config: BackingConfig, store: Store, records: Records, front: Front) -> None:
         assert config.url is not None
         self.config = config
-        self.label = label_of(config.url)
-        self._store = store
+        self._objects = StoredObjects(config, store)
         self._front = front
-        self._calls = Bounded(config.concurrency)
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter(
-            reads=0, misses=0, writes=0, deletes=0, read_bytes=0, written_bytes=0, unavailable=0, refused=0, damaged=0,
-            degraded_reads=0, degraded_writes=0, not_cached=0,
-        )  # fmt: skip
-        self._rests_until_s = float("-inf")
         scope = blake2b(config.url.encode(), digest_size=8).hexdigest()
         self._marks = Marks(records, scope, lambda key: self._queue.find(key) is not None)
         self._queue = WriteQueue(
-            write=self._write_pending,
+            write=self._objects.write_patiently,
             on_written=self._marks.settle,
             beat=self._marks.beat,
             max_bytes=config.queue_bytes,
@@ -132,7 +113,7 @@ class Backing:
             BackingUnavailable: it does not answer, and ``on_error`` is not "degrade".
         """
         try:
-            self._call("CHECK", "", self._store.check, self._deadline(self.config.timeout_s))
+            self._objects.check(self._deadline(self.config.timeout_s))
         except BackingUnavailable:
             if not self._degrades:
                 raise
@@ -153,18 +134,18 @@ class Backing:
         deadline = self._deadline(timeout_s if timeout_s is not None else self._front.deadline_s())
         pending = self._pending(key, deadline, "GET")
         if pending is not None:
-            return self._value(key, pending, raw)
+            return self._objects.value(key, pending, raw=raw)
         loaded: list[Any] = []
 
         def load() -> Any:
-            found = self._load(key, deadline)
+            found = self._objects.load(key, deadline)
             if found is None:
                 raise miss
             loaded.append(found)
-            return self._value(key, found, raw=False)
+            return self._objects.value(key, found, raw=False)
 
         try:
-            if not self._is_there(key, deadline):  # asked by all at once; a turn to load is taken one by one
+            if not self._objects.is_there(key, deadline):  # asked by all at once; a turn to load is taken one by one
                 raise miss
             value = self._front.get_or_load(key, load, self.config.cached_ttl_s, deadline.left_s())
         except BackingUnavailable as trouble:
@@ -173,8 +154,8 @@ class Backing:
         except _NO_ROOM:
             if not loaded:
                 raise
-            self._count(not_cached=1)
-            value = self._value(key, loaded[0], raw=False)
+            self._objects.count(not_cached=1)
+            value = self._objects.value(key, loaded[0], raw=False)
         return view(*serialize(value)) if raw else value
 
     def get_many(self, keys: Sequence[str], *, raw: bool, timeout_s: float | None) -> dict[str, Any]:
@@ -198,7 +179,7 @@ class Backing:
             self._refuse_lost(key, mark, "EXISTS")
             return True
         try:
-            return self._is_there(key, deadline)
+            return self._objects.is_there(key, deadline)
         except BackingUnavailable as trouble:
             self._degrade_read(trouble)
             return False
@@ -209,74 +190,30 @@ class Backing:
         found = self._pending(key, deadline, "GET")
         if found is None:
             try:
-                found = self._load(key, deadline)
+                found = self._objects.load(key, deadline)
             except BackingUnavailable as trouble:
                 self._degrade_read(trouble)
-        return found is not None, None if found is None else self._value(key, found, raw=False)
+        return found is not None, None if found is None else self._objects.value(key, found, raw=False)
 
     def _pending(self, key: str, deadline: Deadline, operation: str) -> Serialized | None:
         """What this process keeps for the store. What another keeps is waited for, until the store has it."""
         while True:
             parts = self._queue.find(key)
             if parts is not None:
-                return self._unpacked(key, np.frombuffer(b"".join(parts), np.uint8))
+                return self._objects.unpacked(key, np.frombuffer(b"".join(parts), np.uint8))
             mark = self._marks.look(key)
             if mark is None or not mark.is_dirty or mark.writer == self._marks.writer:
                 return None
             self._refuse_lost(key, mark, operation)
             if deadline.left_s() <= _WATCH_PAUSE_S:
                 detail = "another process has acknowledged a write of the key that the store does not have yet"
-                raise self._error(BackingUnavailable, operation, key, detail)
+                raise self._objects.error(BackingUnavailable, operation, key, detail)
             time.sleep(_WATCH_PAUSE_S)
 
     def _refuse_lost(self, key: str, mark: Mark, operation: str) -> None:
         if not self._marks.is_alive(mark) and self._marks.look(key) == mark:
             detail = "an acknowledged write is lost: its writer died before the store had it, and the cache lost it too"
-            raise self._error(WriteLost, operation, key, detail)
-
-    def _is_there(self, key: str, deadline: Deadline) -> bool:
-        is_there = self._call("STAT", key, lambda: self._store.stat(name_of(key)), deadline, may_rest=True) is not None
-        self._count(misses=not is_there)
-        return is_there
-
-    def _load(self, key: str, deadline: Deadline) -> Serialized | None:
-        """The object in the store."""
-
-        def load() -> Octets | None:
-            name = name_of(key)
-            for _ in range(_READ_ATTEMPTS):
-                stat = self._store.stat(name)
-                if stat is None:
-                    return None
-                try:
-                    return self._store.read(name, stat)
-                except Replaced:
-                    continue
-            raise Unreachable("the object was replaced whenever it was read")
-
-        data = self._call("READ", key, load, deadline, may_rest=True)
-        if data is None:
-            return None
-        self._count(reads=1, read_bytes=data.nbytes)
-        return self._unpacked(key, data)
-
-    def _unpacked(self, key: str, data: Octets) -> Serialized:
-        try:
-            return unpack(data)
-        except Damaged as error:
-            self._count(damaged=1)
-            raise self._error(BackingDamaged, "READ", key, str(error)) from None
-
-    def _value(self, key: str, found: Serialized, raw: bool) -> Any:
-        if raw:
-            return view(*found)
-        if is_pickle(found.head) and not self.config.may_unpickle:
-            self._count(refused=1)
-            detail = (
-                "it is a pickle, and rebuilding it runs what it says: set backing.allow_pickle if you trust the store"
-            )
-            raise self._error(BackingRefused, "READ", key, detail)
-        return deserialize(*found)
+            raise self._objects.error(WriteLost, operation, key, detail)
 
     # ------------------------------------------------------------ writing
 
@@ -308,7 +245,7 @@ class Backing:
         caller's turn any more, ``forget`` what the cache has: it may be older than what the store has now.
         """
         deadline = self._deadline(self.config.timeout_s)
-        packed = self._packed(key, value)
+        packed = self._objects.packed(key, value)
         with self._held(key, deadline) as hold:
             self._write(key, packed, deadline, hold)
             try:
@@ -318,18 +255,18 @@ class Backing:
             except InfiniRayError as error:  # the store has it: its caller has it all the same
                 if not error.retryable and not isinstance(error, ValueTooLarge):
                     raise
-                self._count(not_cached=1)
+                self._objects.count(not_cached=1)
 
     def _put_through(self, key: str, value: Any, ttl_s: float | None, deadline: Deadline) -> None:
-        packed = self._packed(key, value)
+        packed = self._objects.packed(key, value)
         with self._held(key, deadline) as hold:
             self._write(key, packed, deadline, hold)
             self._fill(key, value, ttl_s, deadline)
 
     def _put_back(self, key: str, value: Any, ttl_s: float | None, deadline: Deadline) -> None:
-        packed = self._packed(key, value)
+        packed = self._objects.packed(key, value)
         n_bytes = sum(part.nbytes for part in packed)
-        with self._explained("PUT", key):
+        with self._objects.explained("PUT", key):
             self._queue.reserve(n_bytes, deadline)
         is_queued = False
         try:
@@ -354,17 +291,7 @@ class Backing:
             self._front.put(key, value, self.cached_ttl_s(ttl_s), max(_LAST_S, deadline.left_s()))
         except InfiniRayError:
             self._front.delete(key, max(_LAST_S, deadline.left_s()))
-            self._count(not_cached=1)
-
-    def _packed(self, key: str, value: Any) -> list[memoryview]:
-        """The value's bytes, which nobody changes: not even who changes its array while they are being written."""
-        serialized = serialize(value)
-        if is_pickle(serialized.head) and not self.config.may_unpickle:
-            self._count(refused=1)
-            detail = "the value would be pickled, and backing.allow_pickle is off: nobody could read it"
-            raise self._error(BackingRefused, "WRITE", key, detail)
-        is_ours = type(value) is bytes or is_pickle(serialized.head)
-        return pack(serialized if is_ours else Serialized(serialized.head, serialized.data.copy()))
+            self._objects.count(not_cached=1)
 
     def cached_ttl_s(self, ttl_s: float | None) -> float | None:
         """How long the cache has what the store has."""
@@ -377,22 +304,13 @@ class Backing:
         """
         try:
             with self._superseding(key, deadline):
-                self._call("WRITE", key, lambda: self._store.write(name_of(key), parts), deadline, at_end=hold.share())
+                self._objects.write(key, parts, deadline, at_end=hold.share())
         except BackingUnavailable as trouble:
             self._degrade_write(key, parts, trouble, hold)
-        else:
-            self._count(writes=1, written_bytes=sum(part.nbytes for part in parts))
-
-    def _write_pending(self, key: str, parts: Sequence[memoryview]) -> None:
-        """In a thread of the queue: not given up on, so that no later write of the key overtakes it."""
-        with self._explained("FLUSH", key):
-            self._store.write(name_of(key), parts)
-        self._rests_until_s = float("-inf")
-        self._count(writes=1, written_bytes=sum(part.nbytes for part in parts))
 
     @contextmanager
     def _superseding(self, key: str, deadline: Deadline) -> Iterator[None]:
-        with self._explained("PUT", key), self._queue.superseded(key, deadline):
+        with self._objects.explained("PUT", key), self._queue.superseded(key, deadline):
             yield
 
     # ------------------------------------------------------------ deleting
@@ -409,14 +327,13 @@ class Backing:
             return self._front.delete(key, deadline.left_s())
         with self._held(key, deadline, operation="DELETE") as hold:
             was_there = self._queue.find(key) is not None
-            stat = self._call("STAT", key, lambda: self._store.stat(name_of(key)), deadline)
+            is_stored = self._objects.has(key, deadline)
             self._delete_stored(key, deadline, hold)
-            return self._front.delete(key, deadline.left_s()) or was_there or stat is not None
+            return self._front.delete(key, deadline.left_s()) or was_there or is_stored
 
     def _delete_stored(self, key: str, deadline: Deadline, hold: Hold) -> None:
         with self._superseding(key, deadline):
-            self._call("DELETE", key, lambda: self._store.delete(name_of(key)), deadline, at_end=hold.share())
-        self._count(deletes=1)
+            self._objects.delete(key, deadline, at_end=hold.share())
 
     # ------------------------------------------------------------ what the store does not have yet
 
@@ -430,7 +347,7 @@ class Backing:
         left = self._queue.flush(Deadline.after(timeout_s))
         if left is not None:
             raise WritesUnflushed(
-                store=self.label, operation="FLUSH", key=left.key, detail=left.detail,
+                store=self._objects.label, operation="FLUSH", key=left.key, detail=left.detail,
                 n_writes=left.n_writes, n_bytes=left.n_bytes,
             )  # fmt: skip
 
@@ -457,9 +374,8 @@ class Backing:
             return None
         try:
             with self._orphan_kept(orphan, hold):
-                packed = self._packed(key, self._front.get(key, deadline.left_s()))
-                self._call("WRITE", key, lambda: self._store.write(name_of(key), packed), deadline, at_end=hold.share())
-            self._count(writes=1, written_bytes=sum(part.nbytes for part in packed))
+                packed = self._objects.packed(key, self._front.get(key, deadline.left_s()))
+                self._objects.write(key, packed, deadline, at_end=hold.share())
         except KeyNotFound:
             return False
         finally:
@@ -483,13 +399,11 @@ class Backing:
         """Counters of this process; and how many keys the store does not have as acknowledged, over all processes:
         ``dirty``, and ``orphaned`` those whose writer died."""
         dirty = self._marks.dirty()
-        with self._lock:
-            counts = dict(self._counts)
         return {
-            "store": self.label,
+            "store": self._objects.label,
             "mode": self.config.mode,
             "on_error": self.config.on_error,
-            **counts,
+            **self._objects.counts(),
             **self._queue.stats(),
             "dirty": len(dirty),
             "orphaned": sum(not is_alive for is_alive in dirty.values()),
@@ -501,14 +415,14 @@ class Backing:
         """Do without the store, if that is configured; else raise."""
         if not self._degrades:
             raise trouble
-        self._count(degraded_reads=1)
+        self._objects.count(degraded_reads=1)
 
     def _degrade_write(self, key: str, parts: Sequence[memoryview], trouble: BackingUnavailable, hold: Hold) -> None:
         """Have the store get it later, as in write-back, if that is configured; else raise."""
         if not self._degrades:
             raise trouble
         n_bytes = sum(part.nbytes for part in parts)
-        with self._explained("PUT", key):
+        with self._objects.explained("PUT", key):
             self._queue.reserve(n_bytes, Deadline.after(0.0))
         try:
             self._marks.set_dirty(hold)
@@ -516,59 +430,22 @@ class Backing:
             self._queue.give_back(n_bytes)
             raise
         self._queue.add(key, parts, n_bytes)
-        self._count(degraded_writes=1)
+        self._objects.count(degraded_writes=1)
 
     # ------------------------------------------------------------ calls
 
     def _deadline(self, timeout_s: float) -> Deadline:
         return Deadline.after(timeout_s)
 
-    def _call(
-        self, operation: str, key: str, act: Callable[[], T], deadline: Deadline, *,
-        at_end: Callable[[], None] = lambda: None, may_rest: bool = False,
-    ) -> T:  # fmt: skip
-        """Have the store do something, within the verb's deadline and the store's own."""
-        patience = Deadline.after(min(self.config.timeout_s, deadline.left_s()))
-        with self._explained(operation, key):
-            if may_rest and self._degrades and time.monotonic() < self._rests_until_s:
-                at_end()
-                raise Unreachable("it was unavailable a moment ago")
-            try:
-                answer = self._calls.run(act, patience, at_end=at_end)
-            except Unreachable:
-                self._rests_until_s = time.monotonic() + _REST_S
-                raise
-        self._rests_until_s = float("-inf")
-        return answer
-
-    @contextmanager
-    def _explained(self, operation: str, key: str) -> Iterator[None]:
-        """A store's errors as those of InfiniRay, counted."""
-        try:
-            yield
-        except Unreachable as error:
-            self._count(unavailable=1)
-            raise self._error(BackingUnavailable, operation, key, str(error)) from error
-        except Refused as error:
-            self._count(refused=1)
-            raise self._error(BackingRefused, operation, key, str(error)) from error
-
     @contextmanager
     def _held(self, key: str, deadline: Deadline, *, is_dirty: bool = False, operation: str = "PUT") -> Iterator[Hold]:
-        with self._explained(operation, key):
+        with self._objects.explained(operation, key):
             lasts_s = deadline.left_s() + 4 * self.config.timeout_s + _GRACE_S
             hold = self._marks.claim(key, deadline, is_dirty=is_dirty, lasts_s=lasts_s)
         try:
             yield hold
         finally:
             hold.release()
-
-    def _error(self, kind: type[BackingError], operation: str, key: str, detail: str) -> BackingError:
-        return kind(store=self.label, operation=operation, key=key, detail=detail)
-
-    def _count(self, **more: int) -> None:
-        with self._lock:
-            self._counts.update(more)
 
     def _side_by_side(self, act: Callable[[str], T], keys: Sequence[str]) -> Iterator[tuple[str, T]]:
         """What ``act`` returns for each key; the first error is raised when all have ended."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from backing_doubles import World  # type: ignore[import-not-found]
 
-from infiniray.backing import modes
+from infiniray.backing import objects
 from infiniray.errors import BackingRefused, BackingUnavailable, KeyNotFound, PoolFull, ValueTooLarge
 
 PATIENCE_S = 30.0
@@ -30,7 +30,7 @@ def test_read_through_puts_do_not_need_the_store(world: World, on_error: str) ->
 
 
 def test_degraded_reads_find_the_store_when_it_is_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modes, "_REST_S", 0.0)
+    monkeypatch.setattr(objects, "_REST_S", 0.0)
     process = world.process("read-through", on_error="degrade")
     world.process("write-through").put("a", b"stored")
     world.front.lose("a")
