@@ -1,276 +1,35 @@
 """The user's handle: :class:`Cache`, and :class:`AsyncCache` with the same verbs for event loops.
 
-Both turn their arguments into the steps of :mod:`infiniray.cluster.client` and differ only in how they wait.
+Both have the steps of :mod:`infiniray.verbs`, and differ only in how they wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from datetime import timedelta
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from infiniray.backing.computing import BackedComputation, loading, loading_async
-from infiniray.cluster import rayapi
-from infiniray.cluster.channels import channels_of, let_go
-from infiniray.cluster.client import Client, Entry
-from infiniray.cluster.steps import Block, Steps, run, run_async
-from infiniray.cluster.turns import Turn
-from infiniray.computing import LEASE_S, Computation, compute, compute_async
-from infiniray.errors import CacheUnavailable, ConfigError, InvalidTTL, KeyNotFound
-from infiniray.keys import full_key, namespace_prefix
+from infiniray.backing.computing import loading, loading_async
+from infiniray.cluster.client import Entry
+from infiniray.cluster.steps import run, run_async
+from infiniray.computing import LEASE_S, compute, compute_async
+from infiniray.keys import namespace_prefix
 from infiniray.memoizing import KeyOf, memoized, memoized_async
-from infiniray.units import parse_seconds, ttl_seconds
+from infiniray.verbs import RAISE, Duration, Verbs
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-    from infiniray.backing.modes import Adopted, Backing
-    from infiniray.config import BackingConfig
+    from infiniray.backing.modes import Adopted
 
 __all__ = ["AsyncCache", "Cache", "Entry"]
 
-V = TypeVar("V", bound="_Verbs")
 T = TypeVar("T")
 P = ParamSpec("P")
-Duration = float | str | timedelta
-#: A shorter lease could not be renewed in time.
-_SHORTEST_LEASE_S = 0.1
-
-_RAISE: Any = type("_Raise", (), {"__repr__": lambda self: "<raise KeyNotFound>"})()
 
 
-class _Session:
-    """A process's tie to one cache, shared by its handle, the handle's namespaces and their asynchronous twins."""
-
-    def __init__(
-        self,
-        name: str,
-        address: str,
-        on_close: Callable[[], None] | None = None,
-        backing_config: BackingConfig | None = None,
-    ) -> None:
-        self.name = name
-        self.address = address
-        self.client = Client(name, channels_of(address, name))
-        self.backing_config = backing_config
-        #: once it is open
-        self.backing: Backing | None = None
-        self.is_closed = False
-        self._on_close = on_close
-
-    def attach(self) -> None:
-        """Be connected to Ray, in whatever process this handle was unpickled."""
-        if self.is_closed:
-            raise CacheUnavailable(detail=f"this handle of cache {self.name!r} is closed")
-        if not rayapi.is_connected():
-            rayapi.attach(self.address)
-
-    def open_backing(self) -> Backing | None:
-        """The store behind the cache, if there is one; the same for all sessions of this process."""
-        if self.backing is None and self.backing_config is not None:
-            from infiniray.backing.process import backing_of
-
-            self.backing = backing_of(self.name, self.address, self.backing_config)
-        return self.backing
-
-    def close(self) -> None:
-        was_closed, self.is_closed = self.is_closed, True
-        on_close, self._on_close = self._on_close, None
-        try:
-            if self.backing is not None and not was_closed:
-                self.backing.close()
-        finally:
-            self.client.close()
-            let_go(self.address, self.name)
-            if on_close is not None:
-                on_close()
-
-
-class _Verbs:
-    """What both handles share: arguments are checked and become steps."""
-
-    def __init__(self, session: _Session, prefix: str) -> None:
-        self._session = session
-        self._prefix = prefix
-
-    @classmethod
-    def _of(
-        cls: type[V],
-        name: str,
-        *,
-        address: str,
-        prefix: str = "",
-        on_close: Callable[[], None] | None = None,
-        backing: BackingConfig | None = None,
-    ) -> V:
-        return cls(_Session(name, address, on_close, backing), prefix)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        session = self._session
-        return _unpickled, (type(self), session.name, session.address, self._prefix, session.backing_config)
-
-    def __repr__(self) -> str:
-        namespace = f", namespace={self._prefix[:-1]!r}" if self._prefix else ""
-        closed = ", closed" if self._session.is_closed else ""
-        return f"<{type(self).__name__} {self._session.name!r}{namespace}{closed}>"
-
-    @property
-    def name(self) -> str:
-        """The cache's name, for :func:`infiniray.connect`."""
-        return self._session.name
-
-    def _client(self) -> Steps[Client]:
-        if self._session.is_closed or not rayapi.is_connected():
-            yield Block(self._session.attach)
-        return self._session.client
-
-    def _backing(self) -> Steps[Backing | None]:
-        session = self._session
-        if session.backing is None and session.backing_config is not None:
-            yield Block(session.open_backing)
-        return session.backing
-
-    def _put(self, key: str, value: Any, ttl: Duration | None, timeout: Duration | None) -> Steps[None]:
-        stored, ttl_s, timeout_s = full_key(key, self._prefix), ttl_seconds(ttl), _timeout_s(timeout)
-        client = yield from self._client()
-        backing = yield from self._backing()
-        if backing is None:
-            yield from client.put(stored, value, ttl_s, timeout_s)
-        else:
-            yield Block(partial(backing.put, stored, value, ttl_s, timeout_s))
-
-    def _get(self, key: str, default: Any, raw: bool, timeout: Duration | None) -> Steps[Any]:
-        stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
-        client = yield from self._client()
-        try:
-            return (yield from self._found(client, stored, raw, timeout_s))
-        except KeyNotFound:
-            if default is _RAISE:
-                raise
-            return default
-
-    def _found(self, client: Client, stored: str, raw: bool, timeout_s: float | None) -> Steps[Any]:
-        """The value in the cache, or else in the store behind it."""
-        try:
-            return (yield from client.get(stored, timeout_s, raw=raw))
-        except KeyNotFound as miss:
-            backing = yield from self._backing()
-            if backing is None:
-                raise
-            return (yield Block(partial(backing.get, stored, miss, raw=raw, timeout_s=timeout_s)))
-
-    def _get_ref(self, key: str, raw: bool, timeout: Duration | None) -> Steps[Any]:
-        stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
-        client = yield from self._client()
-        backing = yield from self._backing()
-        if backing is not None and not (yield from client.exists(stored, timeout_s)):
-            with suppress(KeyNotFound):
-                yield Block(partial(backing.get, stored, KeyNotFound(key=key), raw=raw, timeout_s=timeout_s))
-        return (yield from client.get_ref(stored, timeout_s, raw=raw))
-
-    def _delete(self, key: str, timeout: Duration | None) -> Steps[bool]:
-        stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
-        client = yield from self._client()
-        backing = yield from self._backing()
-        if backing is None:
-            return (yield from client.delete(stored, timeout_s))
-        return bool((yield Block(partial(backing.delete, stored, timeout_s))))
-
-    def _take_turn(
-        self, key: str, ttl: Duration | None, stale_s: Duration, lease_s: Duration, timeout: Duration | None
-    ) -> Steps[tuple[Computation, Turn]]:
-        stored, ttl_s, timeout_s = full_key(key, self._prefix), ttl_seconds(ttl), _timeout_s(timeout)
-        stale, lease = _stale_seconds(stale_s, ttl_s), _lease_seconds(lease_s)
-        client = yield from self._client()
-        backing = yield from self._backing()
-        kind = (
-            Computation if backing is None or not backing.keeps(ttl_s) else partial(BackedComputation, backing=backing)
-        )
-        computation = kind(client=client, key=stored, ttl_s=ttl_s, stale_s=stale, lease_s=lease, timeout_s=timeout_s)
-        return computation, (yield from client.take_turn(stored, computation.holder, lease, timeout_s))
-
-    def _remove(self, key: str) -> Steps[None]:
-        if not (yield from self._delete(key, None)):
-            raise KeyNotFound(key=key)
-
-    def _exists(self, key: str, timeout: Duration | None) -> Steps[bool]:
-        stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
-        client = yield from self._client()
-        if (yield from client.exists(stored, timeout_s)):
-            return True
-        backing = yield from self._backing()
-        return backing is not None and bool((yield Block(partial(backing.exists, stored, timeout_s))))
-
-    def _touch(self, key: str, ttl: Duration | None, timeout: Duration | None) -> Steps[bool]:
-        stored, ttl_s, timeout_s = full_key(key, self._prefix), ttl_seconds(ttl), _timeout_s(timeout)
-        client = yield from self._client()
-        return (yield from client.touch(stored, ttl_s, timeout_s))
-
-    def _ttl(self, key: str, timeout: Duration | None) -> Steps[float | None]:
-        stored, timeout_s = full_key(key, self._prefix), _timeout_s(timeout)
-        client = yield from self._client()
-        return (yield from client.ttl(stored, timeout_s))
-
-    def _get_many(self, keys: Iterable[str], raw: bool, timeout: Duration | None) -> Steps[dict[str, Any]]:
-        stored, timeout_s = [full_key(key, self._prefix) for key in _several(keys)], _timeout_s(timeout)
-        client = yield from self._client()
-        backing = yield from self._backing()
-        found = yield from client.get_many(stored, timeout_s, raw=raw)
-        missed = [key for key in dict.fromkeys(stored) if key not in found]
-        if backing is not None and missed:
-            found |= yield Block(partial(backing.get_many, missed, raw=raw, timeout_s=timeout_s))
-            found = {key: found[key] for key in stored if key in found}
-        return {key.removeprefix(self._prefix): value for key, value in found.items()}
-
-    def _put_many(self, values: Mapping[str, Any], ttl: Duration | None, timeout: Duration | None) -> Steps[None]:
-        stored = {full_key(key, self._prefix): value for key, value in values.items()}
-        ttl_s, timeout_s = ttl_seconds(ttl), _timeout_s(timeout)
-        client = yield from self._client()
-        backing = yield from self._backing()
-        if backing is None:
-            yield from client.put_many(stored, ttl_s, timeout_s)
-        else:
-            yield Block(partial(backing.put_many, stored, ttl_s, timeout_s))
-
-    def _entries(self, prefix: str, limit: int | None, timeout: Duration | None) -> Steps[list[Entry]]:
-        client = yield from self._client()
-        entries = yield from client.entries(self._prefix + prefix, limit, _timeout_s(timeout))
-        return [entry._replace(key=entry.key.removeprefix(self._prefix)) for entry in entries]
-
-    def _keys(self, prefix: str, limit: int | None, timeout: Duration | None) -> Steps[list[str]]:
-        return [entry.key for entry in (yield from self._entries(prefix, limit, timeout))]
-
-    def _stats(self, timeout: Duration | None) -> Steps[dict[str, Any]]:
-        client = yield from self._client()
-        backing = yield from self._backing()
-        numbers = yield from client.stats(_timeout_s(timeout))
-        return numbers if backing is None else {**numbers, "backing": (yield Block(backing.stats))}
-
-    def _flush(self, timeout: Duration | None) -> Steps[None]:
-        timeout_s = _timeout_s(timeout)
-        backing = yield from self._backing()
-        if backing is not None:
-            yield Block(partial(backing.flush, timeout_s))
-
-    def _adopt_unflushed(self, timeout: Duration | None) -> Steps[Adopted]:
-        timeout_s = _timeout_s(timeout)
-        yield from self._client()
-        backing = yield from self._backing()
-        if backing is None:
-            raise ConfigError(detail=f"cache {self.name!r} has no store behind it here: connect with backing=")
-        adopted: Adopted = yield Block(partial(backing.adopt, timeout_s))
-        return adopted
-
-    def _status(self, timeout: Duration | None) -> Steps[dict[str, Any]]:
-        client = yield from self._client()
-        return (yield from client.status(_timeout_s(timeout)))
-
-
-class Cache(_Verbs):
+class Cache(Verbs):
     """A cache for large objects, from :func:`infiniray.start` or :func:`infiniray.connect`.
 
     Keys are ``str`` of at most 1024 UTF-8 bytes. Values are bytes-like, NumPy arrays, or anything that can be
@@ -302,7 +61,7 @@ class Cache(_Verbs):
         """
         run(self._put(key, value, ttl, timeout))
 
-    def get(self, key: str, default: Any = _RAISE, *, raw: bool = False, timeout: Duration | None = None) -> Any:
+    def get(self, key: str, default: Any = RAISE, *, raw: bool = False, timeout: Duration | None = None) -> Any:
         """The value under ``key``; ``default``, if one is given, on a miss.
 
         Args:
@@ -474,7 +233,7 @@ class Cache(_Verbs):
         self._session.close()
 
     def __getitem__(self, key: str) -> Any:
-        return run(self._get(key, _RAISE, False, None))
+        return run(self._get(key, RAISE, False, None))
 
     def __setitem__(self, key: str, value: Any) -> None:
         run(self._put(key, value, None, None))
@@ -497,14 +256,14 @@ class Cache(_Verbs):
         self.close()
 
 
-class AsyncCache(_Verbs):
+class AsyncCache(Verbs):
     """A :class:`Cache` for event loops: the same verbs, to be awaited. From :attr:`Cache.aio`; picklable like it."""
 
     async def put(self, key: str, value: Any, *, ttl: Duration | None = None, timeout: Duration | None = None) -> None:
         """See :meth:`Cache.put`."""
         await run_async(self._put(key, value, ttl, timeout))
 
-    async def get(self, key: str, default: Any = _RAISE, *, raw: bool = False, timeout: Duration | None = None) -> Any:
+    async def get(self, key: str, default: Any = RAISE, *, raw: bool = False, timeout: Duration | None = None) -> Any:
         """See :meth:`Cache.get`."""
         return await run_async(self._get(key, default, raw, timeout))
 
@@ -612,47 +371,3 @@ class AsyncCache(_Verbs):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _unpickled(
-    kind: type[_Verbs], name: str, address: str, prefix: str, backing: BackingConfig | None = None
-) -> _Verbs:
-    return kind._of(name, address=address, prefix=prefix, backing=backing)
-
-
-def _several(keys: Iterable[str]) -> Iterable[str]:
-    if isinstance(keys, str):
-        raise ConfigError(detail=f"get_many takes several keys, as a list; for one, use get({keys!r})")
-    return keys
-
-
-def _timeout_s(timeout: Duration | None) -> float | None:
-    if timeout is None:
-        return None
-    try:
-        seconds = parse_seconds(timeout)
-    except ValueError as error:
-        raise ConfigError(detail=f"bad timeout: {error}") from None
-    if seconds <= 0:
-        raise ConfigError(detail=f"bad timeout: {timeout!r} is not longer than zero")
-    return seconds
-
-
-def _stale_seconds(stale_s: Duration, ttl_s: float | None) -> float:
-    try:
-        seconds = parse_seconds(stale_s)
-    except ValueError as error:
-        raise InvalidTTL(detail=f"bad stale_s: {error}") from None
-    if seconds and ttl_s is None:
-        raise InvalidTTL(detail="stale_s says how long a value is kept after its ttl: it needs a ttl")
-    return seconds
-
-
-def _lease_seconds(lease_s: Duration) -> float:
-    try:
-        seconds = parse_seconds(lease_s)
-    except ValueError as error:
-        raise ConfigError(detail=f"bad lease_s: {error}") from None
-    if seconds < _SHORTEST_LEASE_S:
-        raise ConfigError(detail=f"bad lease_s: {lease_s!r} is shorter than {_SHORTEST_LEASE_S:g} s")
-    return seconds
