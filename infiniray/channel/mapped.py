@@ -71,7 +71,7 @@ class Leases:
                     self._unsaid.append(number)
                     return
                 except OSError:  # the shard is gone
-                    self.is_over = True
+                    self.close()
                     return
 
     def close(self) -> None:

@@ -303,6 +303,20 @@ async def test_a_shard_that_ended_is_noticed_before_anything_is_sent(shard: Shar
     assert channel.was_reached
 
 
+async def test_the_last_to_hear_of_a_shard_that_ended_closes_its_connection(shard: Shard, channel: Channel) -> None:
+    """What is said there is the end of a view, which may be long after the shard's."""
+    shard.store("k", 10 * MIB)
+    value = await value_of(channel, "k")
+    leases = channel._leases
+    assert leases is not None
+    shard.server.close()
+    await until(lambda: shard.stats()["connections"] == 0)
+    del value
+    gc.collect()
+    assert leases.is_over
+    assert leases._socket.fileno() == -1
+
+
 async def test_a_shard_that_ends_in_the_middle_may_have_done_it(shard: Shard, channel: Channel) -> None:
     shard.objects.gate.clear()
     task = asyncio.ensure_future(drive_async(channel.put(1, 5.0, [write("k", b"1")]), left_s))

@@ -529,16 +529,23 @@ async def test_what_was_deleted_stays_deleted_over_a_restart(grid: MakeGrid) -> 
 
 
 async def test_a_second_instance_takes_over_when_the_first_is_reclaimed(grid: MakeGrid) -> None:
-    pool = await grid(n_nodes=6, backup_interval_s=0.1)
+    pool = await grid(n_nodes=6, backup_interval_s=0.1, backup_retry_s=0.1)
     objects = {f"k{i}": random_bytes(100_000 + i, seed=i) for i in range(10)}
     for key, data in objects.items():
         await pool.put(key, data)
-    await until(lambda: all(has_a_twin(node) for node in pool.nodes.values()), lambda: pool.state.stats())
+    await until(lambda: is_backed_up(pool), pool.state.stats)
     for node in pool.nodes.values():
         node.reclaim(node.instances[0])
     for key, data in objects.items():
         assert np.array_equal(await pool.get(key), data)
     assert pool.state.counters.degraded_reads == 0  # parity may have been faster, but nothing was lost
+
+
+def is_backed_up(pool: Grid) -> bool:
+    """Whether every node has a twin that knows it is one: no backup is in the middle of anything."""
+    stats = pool.state.stats()
+    is_quiet = not stats["backups_running"] and not stats["nodes_never_backed_up"]
+    return is_quiet and all(has_a_twin(node) for node in pool.nodes.values())
 
 
 def has_a_twin(node: GridNode) -> bool:
