@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from infiniray.cluster.membership import Membership
 from infiniray.cluster.rotation import Rotation
-from infiniray.cluster.scaling import ScalePlan
+from infiniray.cluster.scaling import Departed, ScalePlan
 from infiniray.core.ids import NodeId
 from infiniray.runtime.keys import KeyRing
 
@@ -27,6 +27,8 @@ class Checkpoint:
     incarnations: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     #: a scaling that is being prepared
     plan: ScalePlan | None = None
+    #: shards and functions that a scaling has left over
+    departed: Departed = field(default_factory=Departed)
     #: a change of the secret that is not over
     rotation: Rotation | None = None
 

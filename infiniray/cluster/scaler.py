@@ -4,7 +4,8 @@
    refuses, all is as before.
 2. *Switch*: the ring is the new one. Shards that lose keys refuse them, those that gain them fetch what is left
    (:mod:`~infiniray.cluster.arrivals`); nodes that leave are drained (:mod:`infiniray.core.draining`).
-3. *Settle*: when all keys have moved, shards without keys end; nodes that are empty leave; their functions are deleted.
+3. *Settle*: when all keys have moved, shards without keys leave, and nodes that are empty.
+4. *End*: whoever has left is written down with the membership without them, and then ended: actors, functions.
 
 What is to be done next follows from what is written down alone, so a supervisor that was restarted goes on with it.
 """
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 from infiniray.cluster.crew import ShardCrew
 from infiniray.cluster.membership import FILL_SHARE, Membership
-from infiniray.cluster.scaling import ScalePlan, plan_scale
+from infiniray.cluster.scaling import Departed, ScalePlan, plan_scale
 from infiniray.cluster.undertaking import Undertaking
 from infiniray.core.ids import NodeId
 from infiniray.errors import PlatformError, PoolFull, ScalingUnderWay, ShardUnreachable
@@ -35,8 +36,12 @@ class Crew(ShardCrew, Protocol):
     def plan(self) -> ScalePlan | None:
         """What is being prepared; None once it is switched to."""
 
-    async def publish(self, membership: Membership, plan: ScalePlan | None) -> None:
-        """Write a membership down under the next epoch, and have it be the current one."""
+    @property
+    def departed(self) -> Departed:
+        """Who has left, and is to be ended."""
+
+    async def publish(self, membership: Membership, plan: ScalePlan | None, departed: Departed) -> None:
+        """Write these down under the next epoch, and have them be the current ones."""
 
     async def ensure_functions(self, nodes: tuple[NodeId, ...]) -> None:
         """Raises: PlatformError."""
@@ -109,7 +114,7 @@ class Scaler:
     async def _check_and_publish(self, plan: ScalePlan, *, may_evict: bool) -> None:
         if not may_evict:
             self._check_room(plan, await self._crew.ask_all("stats"))
-        await self._crew.publish(plan.prepared(self._crew.members), plan)
+        await self._crew.publish(plan.prepared(self._crew.members), plan, Departed())
 
     def _check_room(self, plan: ScalePlan, stats: Mapping[str, Mapping[str, Any]]) -> None:
         """Whether what the pool stores fits into what is left of it, shard by shard."""
@@ -127,10 +132,13 @@ class Scaler:
     def _is_unfinished(self) -> bool:
         members = self._crew.members
         is_settled = members.former is None and not members.leaving and set(members.nodes) == set(members.ring.shards)
-        return self._crew.plan is not None or not is_settled
+        return self._crew.plan is not None or self._crew.departed != Departed() or not is_settled
 
     async def _step(self) -> None:
         plan, crew = self._crew.plan, self._crew
+        if crew.departed != Departed():
+            await self._end(crew.departed)
+            return
         if plan is not None:
             await self._prepare(plan)
             return
@@ -143,7 +151,7 @@ class Scaler:
         if crew.members.former is not None:
             self._work.stage = "moving keys"
             if all(answer["is_settled"] for answer in answers.values()):
-                await crew.publish(replace(crew.members, former=None), None)
+                await crew.publish(replace(crew.members, former=None), None, Departed())
                 return
         elif gone := set(crew.members.nodes) - set(crew.members.ring.shards):
             await self._dismiss(sorted(gone))
@@ -166,36 +174,38 @@ class Scaler:
             await self._work.tell("starting shards", crew.ask_all("adopt", crew.members))
             await self._work.tell("having functions dial shards", crew.require_reachable())
         except (PlatformError, ShardUnreachable) as error:
-            self._work.trouble = str(error)
-            await self._undo(plan, new)
+            await self._undo(plan, new, str(error))
             return
-        await crew.publish(plan.switched(crew.members), None)
+        await crew.publish(plan.switched(crew.members), None, Departed())
 
-    async def _undo(self, plan: ScalePlan, new: tuple[NodeId, ...]) -> None:
+    async def _undo(self, plan: ScalePlan, new: tuple[NodeId, ...], why: str) -> None:
         """It cannot be: all is as before."""
-        crew, before = self._crew, self._crew.members
-        await crew.publish(plan.undone(before), None)
-        for shard in set(before.nodes) - set(crew.members.nodes):
-            await crew.dismiss(shard)
-        await crew.delete_functions(new)
+        self._work.trouble = why
+        prepared = self._crew.members
+        undone = plan.undone(prepared)
+        shards = tuple(sorted(set(prepared.nodes) - set(undone.nodes)))
+        await self._crew.publish(undone, None, Departed(shards=shards, nodes=new, why=why))
 
     async def _dismiss(self, shards: list[str]) -> None:
         """Shards that own nothing any more."""
-        self._work.stage = "ending shards"
         before = self._crew.members
-        await self._crew.publish(
-            replace(before, nodes={shard: nodes for shard, nodes in before.nodes.items() if shard not in shards}), None
-        )
-        for shard in shards:
-            await self._crew.dismiss(shard)
-        await self._crew.delete_functions(tuple(node for shard in shards for node in before.nodes[shard]))
+        nodes = {shard: nodes for shard, nodes in before.nodes.items() if shard not in shards}
+        departed = Departed(shards=tuple(shards), nodes=tuple(n for shard in shards for n in before.nodes[shard]))
+        await self._crew.publish(replace(before, nodes=nodes), None, departed)
 
     async def _let_go(self, empty: tuple[NodeId, ...]) -> None:
         """Nodes that hold nothing any more."""
         before = self._crew.members
         nodes = {shard: tuple(n for n in nodes if n not in empty) for shard, nodes in before.nodes.items()}
-        await self._crew.publish(replace(before, nodes=nodes, leaving=before.leaving.difference(empty)), None)
-        await self._crew.delete_functions(empty)
+        after = replace(before, nodes=nodes, leaving=before.leaving.difference(empty))
+        await self._crew.publish(after, None, Departed(nodes=empty))
+
+    async def _end(self, departed: Departed) -> None:
+        for shard in departed.shards:
+            await self._work.tell("ending shards", self._crew.dismiss(shard))
+        await self._work.tell("deleting functions", self._crew.delete_functions(departed.nodes))
+        await self._crew.publish(self._crew.members, None, Departed())
+        self._work.trouble = departed.why
 
     def _note(self, answers: Mapping[str, Mapping[str, Any]]) -> None:
         self._progress = {

@@ -18,7 +18,17 @@ from infiniray.core.ids import NodeId
 from infiniray.core.ring import Ring
 from infiniray.errors import ConfigError
 
-__all__ = ["ScalePlan", "plan_scale"]
+__all__ = ["Departed", "ScalePlan", "plan_scale"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departed:
+    """Who is in no membership any more, and is still to be ended."""
+
+    shards: tuple[str, ...] = ()
+    nodes: tuple[NodeId, ...] = ()
+    #: what hindered the scaling that they were made for; empty: they have had their time
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

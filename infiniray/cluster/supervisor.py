@@ -22,7 +22,7 @@ from infiniray.cluster.registry import forget_shard
 from infiniray.cluster.rotation import Rotation
 from infiniray.cluster.rotator import Rotator
 from infiniray.cluster.scaler import Scaler
-from infiniray.cluster.scaling import ScalePlan
+from infiniray.cluster.scaling import Departed, ScalePlan
 from infiniray.cluster.shard import Shard
 from infiniray.cluster.slots import Slots
 from infiniray.cluster.state import ProcessMark
@@ -86,7 +86,7 @@ class Supervisor:
         self._scaler = Scaler(self, minimum_nodes=config.widest_scheme, node_bytes=config.pool.node_bytes)
         self._rotator = Rotator(self, minimum_nodes=config.widest_scheme, node_bytes=config.pool.node_bytes)
         if owner is not None:
-            whom = (owner, owner_machine, config.name, lambda: self.members.actors)
+            whom = (owner, owner_machine, config.name, self._actors)
             threading.Thread(target=_end_with, args=whom, name="owner-watch", daemon=True).start()
         if rayapi.was_restarted():
             threading.Thread(target=_resume, args=(config.name,), name="resume", daemon=True).start()
@@ -179,9 +179,13 @@ class Supervisor:
     def plan(self) -> ScalePlan | None:
         return self._known.plan
 
-    async def publish(self, membership: Membership, plan: ScalePlan | None) -> None:
+    @property
+    def departed(self) -> Departed:
+        return self._known.departed
+
+    async def publish(self, membership: Membership, plan: ScalePlan | None, departed: Departed) -> None:
         async with self._enrolling:
-            await self._save(membership=membership.raised(self.members.epoch + 1), plan=plan)
+            await self._save(membership=membership.raised(self.members.epoch + 1), plan=plan, departed=departed)
 
     async def ensure_functions(self, nodes: tuple[NodeId, ...]) -> None:
         """Where they are deployed apart, they only have to be there."""
@@ -313,14 +317,14 @@ class Supervisor:
         self._health.stop()
         self._scaler.stop()
         self._rotator.stop()
-        actors = [self._find_shard(shard) for shard in self.members.shards]
+        actors = [self._find_shard(shard) for shard in (*self.members.shards, *self.departed.shards)]
         closings = (_within(_CLOSE_TIMEOUT_S, actor.close.remote()) for actor in actors if actor is not None)
         await asyncio.gather(*closings, return_exceptions=True)
         for actor in actors:
             if actor is not None:
                 rayapi.kill(actor)
         if delete_functions:
-            await self.delete_functions(self.members.all_nodes)
+            await self.delete_functions((*self.members.all_nodes, *self.departed.nodes))
 
     # ------------------------------------------------------------ shards
 
@@ -337,6 +341,11 @@ class Supervisor:
             config=self._config,
             endpoint_url=self._endpoint_url,
         )
+
+    def _actors(self) -> tuple[str, ...]:
+        """The names of all that are, or may still be, there."""
+        departed = (shard_actor_name(self._config.name, shard) for shard in self.departed.shards)
+        return (*self.members.actors, *departed)
 
     def _find_shard(self, shard: str) -> rayapi.Actor | None:
         try:
