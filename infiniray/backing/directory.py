@@ -24,6 +24,8 @@ _FINAL = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EISD
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 #: A temporary file of this age was left by a process that died.
 _ABANDONED_S = 24 * 3600.0
+#: A folder that is made may be taken away again, by who deletes what was last in it, before anything is in it.
+_ATTEMPTS = 100
 
 
 class DirectoryStore:
@@ -73,8 +75,7 @@ class DirectoryStore:
                 temporary.parent.mkdir(exist_ok=True)
                 _write_synced(temporary, parts)
                 target = self._root / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary.replace(target)
+                self._move(temporary, target)
                 _sync_folder(target.parent)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -98,6 +99,24 @@ class DirectoryStore:
     def _check_root(self) -> None:
         if not self._root.is_dir():
             raise Unreachable(f"there is no directory {self._root}")
+
+    def _move(self, temporary: Path, target: Path) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._make(target.parent)
+                temporary.replace(target)
+                return
+            except (FileNotFoundError, FileExistsError):
+                if attempt + 1 == _ATTEMPTS or not temporary.exists():
+                    raise
+
+    def _make(self, folder: Path) -> None:
+        """A folder below the root, and those above it; synced, as what is to be in it will be."""
+        if folder == self._root or folder.is_dir():
+            return
+        self._make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
     def _prune(self, folder: Path) -> None:
         """Take away folders that hold nothing any more; one that is being filled stays."""

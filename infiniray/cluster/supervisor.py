@@ -39,6 +39,8 @@ __all__ = ["Supervisor", "totals"]
 _OWNER_POLL_S = 1.0
 _CLOSE_TIMEOUT_S = 5.0
 _STATS_TIMEOUT_S = 10.0
+#: For a shard to say that it runs, its process and its first incarnation included.
+_START_TIMEOUT_S = 90.0
 #: For functions to show that they can dial a shard: some cold starts, and dials that nobody answers.
 _REACH_TIMEOUT_S = 20.0
 #: A slot that nobody gives back comes free: above what a backup may take.
@@ -389,7 +391,11 @@ class Supervisor:
 
 
 async def _healths(actors: Iterable[rayapi.Actor]) -> list[dict[str, Any]]:
-    return list(await asyncio.gather(*(rayapi.awaited(actor.health.remote()) for actor in actors)))
+    """What each says of itself. Raises: CacheUnavailable: one says nothing."""
+    try:
+        return list(await asyncio.gather(*(_within(_START_TIMEOUT_S, actor.health.remote()) for actor in actors)))
+    except asyncio.TimeoutError:
+        raise CacheUnavailable(detail=f"a shard does not run: no answer within {_START_TIMEOUT_S:g} s") from None
 
 
 async def _within(timeout_s: float, ref: rayapi.Ref) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from backing_doubles import KEYS  # type: ignore[import-not-found]
 
+from infiniray.backing import directory
 from infiniray.backing.directory import DirectoryStore
 from infiniray.backing.naming import TEMPORARY, name_of
 from infiniray.backing.s3 import S3Store
@@ -142,6 +143,34 @@ def test_a_directory_keeps_no_temporary_files_and_no_empty_folders(tmp_path: Pat
 
 
 # ---------------------------------------------------------------- S3
+
+
+def test_folders_that_others_empty_meanwhile_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, n_lost = DirectoryStore(str(tmp_path)), 0
+    replace = Path.replace
+
+    def lose_the_folder(self: Path, target: Path) -> Path:
+        """Somebody deletes the last object in it between its making and its use, the first times."""
+        nonlocal n_lost
+        if n_lost < 5:
+            n_lost += 1
+            store._prune(target.parent.relative_to(tmp_path))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", lose_the_folder)
+    store.write("a/b/c", parts(b"value"))
+    assert n_lost == 5
+    assert read(store, "a/b/c") == b"value"
+
+
+def test_new_folders_are_synced_like_what_is_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(directory, "_sync_folder", lambda folder: synced.append(str(folder.relative_to(tmp_path))))
+    store = DirectoryStore(str(tmp_path))
+    store.write("a/b/c", parts(b"value"))
+    assert synced == [".", "a", "a/b"]
+    store.write("a/b/d", parts(b"value"))
+    assert synced == [".", "a", "a/b", "a/b"]
 
 
 def test_objects_are_where_others_find_them(bucket: dict[str, Any]) -> None:

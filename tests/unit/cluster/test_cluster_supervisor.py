@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 from control_store import ControlStore
@@ -129,3 +130,22 @@ async def test_a_shard_that_crashed_leaves_no_slot_taken(first: Supervisor) -> N
     assert not await first.acquire_slot("shard-1", "n2")
     await first.enroll("shard-0", "b")
     assert await first.acquire_slot("shard-1", "n2")
+
+
+class Hung:
+    """The actor of a shard that never answers."""
+
+    def __init__(self) -> None:
+        self.health = self
+
+    def remote(self) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+
+async def test_a_shard_that_hangs_is_not_waited_for_without_end(
+    first: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_START_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(rayapi, "find_actor", lambda name: Hung())
+    with pytest.raises(CacheUnavailable, match="a shard does not run"):
+        await asyncio.wait_for(first.ensure_shards(), 10)
