@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from infiniray.cli.output import json_option, name_option, print_json, reports_errors, results, says
+from infiniray.cli.output import json_option, named, named_by_config, print_json, reports_errors, results, says
 from infiniray.cli.running import configuration
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 @_yes
 @click.option("--host-policy", "only_policy", is_flag=True, help="Print the IAM policy that the shards' hosts need.")
 @click.option("--for-rotation", is_flag=True, help="With --host-policy: and what `rotate-secret` needs beside that.")
-@name_option
+@named_by_config
 @json_option
 @reports_errors
 def deploy(
@@ -52,7 +52,7 @@ def deploy(
     yes: bool,
     only_policy: bool,
     for_rotation: bool,
-    name: str,
+    name: str | None,
     as_json: bool,
 ) -> None:
     """Make a cache's functions, and what they need, as configured. Done again, it changes what differs.
@@ -79,7 +79,8 @@ def deploy(
         with _progress(planned.plan, "deploying") as on_done:
             deployment.deploy(planned, on_done)
         document["done"] = True
-        says().print(f"cache {name!r} is deployed: now `infiniray up`, with the same configuration", markup=False)
+        cache = deployment.config.name
+        says().print(f"cache {cache!r} is deployed: now `infiniray up`, with the same configuration", markup=False)
     if as_json:
         print_json(document)
 
@@ -89,11 +90,11 @@ def deploy(
 @_set
 @_plan
 @_yes
-@name_option
+@named_by_config
 @json_option
 @reports_errors
 def undeploy(
-    config: Path | None, settings: tuple[str, ...], only_plan: bool, yes: bool, name: str, as_json: bool
+    config: Path | None, settings: tuple[str, ...], only_plan: bool, yes: bool, name: str | None, as_json: bool
 ) -> None:
     """Remove what `deploy` has made: what bears this cache's tags, and nothing else. What functions hold is gone."""
     deployment = _deployment(config, settings, name=name)
@@ -102,12 +103,12 @@ def undeploy(
     document = _document(deployment, plan)
     if not as_json:
         _show_beginning(deployment, plan)
-        _warn_if_up(name)
+        _warn_if_up(deployment.config.name)
     if _goes_on(plan, only_plan=only_plan, yes=yes, question="Remove all this?", as_json=as_json):
         with _progress(plan, "removing") as on_done:
             deployment.undeploy(plan, on_done)
         document["done"] = True
-        says().print(f"cache {name!r} is no longer deployed", markup=False)
+        says().print(f"cache {deployment.config.name!r} is no longer deployed", markup=False)
     if as_json:
         print_json(document)
 
@@ -223,9 +224,8 @@ def _warn_if_up(name: str) -> None:
     from infiniray.cluster.state import StateDirectory
 
     if StateDirectory().read(name) is not None:
-        results().print(
-            f"note: a cache {name!r} is up on this machine; without its functions it fails: `infiniray down`"
-        )
+        how = f"`infiniray down{named(name)}`"
+        results().print(f"note: a cache {name!r} is up on this machine; without its functions it fails: {how}")
 
 
 def _show_floor(deployment: Deployment, planned: DeployPlan, floor: CostFloor) -> None:

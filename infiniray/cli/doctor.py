@@ -14,7 +14,7 @@ from typing import Literal
 
 import click
 
-from infiniray.cli.output import json_option, name_option, print_json, reports_errors, results
+from infiniray.cli.output import json_option, named_by_config, print_json, reports_errors, results
 
 __all__ = ["Finding", "doctor"]
 
@@ -144,7 +144,7 @@ def _running_code() -> Iterator[Finding]:
             yield Finding("agent code", "ok", f"cache {record.name!r} runs this installation's")
 
 
-def _deployment(config: Path | None, settings: tuple[str, ...], name: str) -> Iterator[Finding]:
+def _deployment(config: Path | None, settings: tuple[str, ...], name: str | None) -> Iterator[Finding]:
     """What a configuration says is deployed, as it is."""
     from infiniray.cli.running import configuration
     from infiniray.faas.deploy.adopt import is_deployed_apart
@@ -179,10 +179,10 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     help="A YAML file: check what is deployed of it, too.",
 )
 @click.option("--set", "settings", multiple=True, metavar="SECTION.NAME=VALUE", help="Any setting; may be repeated.")
-@name_option
+@named_by_config
 @json_option
 @reports_errors
-def doctor(fix: bool, config: Path | None, settings: tuple[str, ...], name: str, as_json: bool) -> None:
+def doctor(fix: bool, config: Path | None, settings: tuple[str, ...], name: str | None, as_json: bool) -> None:
     """Check this machine, and with --config what is deployed: credentials, clock, functions, their code.
 
     Exit code 1 if something is missing that the cache cannot do without.
@@ -205,7 +205,7 @@ def doctor(fix: bool, config: Path | None, settings: tuple[str, ...], name: str,
             table.add_column(heading)
         for finding in findings:
             table.add_row(finding.check, finding.level, finding.found, finding.advice)
-        for name in cleared:
-            table.add_row("leftovers", "ok", f"cleared cache {name!r}", "")
+        for cache in cleared:
+            table.add_row("leftovers", "ok", f"cleared cache {cache!r}", "")
         results().print(table)
     sys.exit(1 if any(finding.level == "fail" for finding in findings) else 0)

@@ -17,12 +17,29 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["fail", "json_option", "name_option", "print_json", "reports_errors", "results", "says"]
+__all__ = [
+    "fail",
+    "json_option",
+    "name_option",
+    "named",
+    "named_by_config",
+    "print_json",
+    "reports_errors",
+    "results",
+    "says",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 name_option = click.option("--name", default="default", show_default=True, help="Which cache, where several run.")
+#: For commands that take a configuration, which says how the cache is called, too.
+named_by_config = click.option("--name", help="Which cache, where several run.  [default: the configuration's]")
+
+
+def named(cache: str) -> str:
+    """The option that a command wants for this cache, with a space in front; empty: it needs none."""
+    return "" if cache == "default" else f" --name {cache}"
 
 
 _PIPE_COLUMNS = 10_000  # nothing is folded where a program reads, not a person

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from infiniray.cli.output import json_option, name_option, print_json, reports_errors, results, says
+from infiniray.cli.output import (
+    json_option,
+    name_option,
+    named,
+    named_by_config,
+    print_json,
+    reports_errors,
+    results,
+    says,
+)
 from infiniray.cli.reach import connected
 from infiniray.cli.rotate import rotation_line
 from infiniray.cli.scale import scaling_line
@@ -34,7 +43,7 @@ _WATCH_S = 1.0
 @click.option("--scheme", help="One redundancy scheme for all objects, like rs:4+2.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.NAME=VALUE", help="Any setting; may be repeated.")
 @click.option("--address", help="The Ray cluster to run on; by default a Ray of the cache's own, on this machine.")
-@name_option
+@named_by_config
 @json_option
 @reports_errors
 def up(
@@ -45,7 +54,7 @@ def up(
     scheme: str | None,
     settings: tuple[str, ...],
     address: str | None,
-    name: str,
+    name: str | None,
     as_json: bool,
 ) -> None:
     """Bring up a cache that stays: other processes and later Ray jobs connect to it by name.
@@ -59,12 +68,12 @@ def up(
     from infiniray.lifecycle import announce_store
 
     with says().status("starting") as spinner:
-        check_store(name, chosen.backing)
+        check_store(chosen.name, chosen.backing)
         members, was_running = host(chosen, address=address, state=StateDirectory(), say=spinner.update)
         if not was_running:
             announce_store(chosen)
     summary = {
-        "name": name,
+        "name": chosen.name,
         "running_before": was_running,
         "epoch": members.epoch,
         "shards": len(members.shards),
@@ -74,8 +83,10 @@ def up(
         print_json(summary)
         return
     begin = "already runs" if was_running else "is up"
-    says().print(f"cache {name!r} {begin}: {summary['shards']} shards, {summary['nodes']} functions", markup=False)
-    says().print(f"in Python: infiniray.connect({name!r})   here: infiniray put FILE KEY, infiniray down", markup=False)
+    cache, option = chosen.name, named(chosen.name)
+    says().print(f"cache {cache!r} {begin}: {summary['shards']} shards, {summary['nodes']} functions", markup=False)
+    here = f"infiniray put FILE KEY{option}, infiniray down{option}"
+    says().print(f"in Python: infiniray.connect({cache!r})   here: {here}", markup=False)
 
 
 def configuration(config: Path | None, settings: tuple[str, ...], **short: Any) -> Config:

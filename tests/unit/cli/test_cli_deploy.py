@@ -59,11 +59,28 @@ def n_functions() -> int:
 def test_a_plan_shows_what_and_how_much_and_does_nothing(config: str) -> None:
     shown = run("deploy", "--config", config, "--plan")
     assert shown.exit_code == 0
-    assert "create function 6: default-node-0000 .. default-node-0005" in shown.stdout
+    assert "create function 6: mine-node-0000 .. mine-node-0005" in shown.stdout
     # 6 x 43,200 x ($0.20 / 1,000,000 + 0.001 s x 1.5 GB x $0.0000166667)
     assert "cost floor: $0.06 a month" in shown.stdout
     assert "https://aws.amazon.com/lambda/pricing/" in shown.stdout
     assert n_functions() == 0
+
+
+@pytest.mark.usefixtures("aws")
+def test_the_configuration_says_how_the_cache_is_called(config: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(Path(config).read_text().replace("name: mine", "name: other"))
+    for path in (config, str(other)):
+        assert run("deploy", "--config", path, "--yes").exit_code == 0
+    assert n_functions() == 12
+    removed = run("undeploy", "--config", str(other), "--yes")
+    assert "cache 'other' is no longer deployed" in removed.stderr
+    functions = boto3.client("lambda", region_name="us-east-1").list_functions()["Functions"]
+    assert {function["FunctionName"].partition("-")[0] for function in functions} == {"mine"}
+    assert (
+        json.loads(run("deploy", "--config", str(other), "--name", "third", "--plan", "--json").stdout)["name"]
+        == "third"
+    )
 
 
 @pytest.mark.usefixtures("aws")
@@ -113,7 +130,7 @@ def test_a_failure_says_how_far_it_came_and_the_next_completes_it(config: str, m
 @pytest.mark.usefixtures("aws")
 def test_the_host_policy_is_a_document_to_paste(config: str) -> None:
     policy = json.loads(run("deploy", "--config", config, "--host-policy").stdout)
-    assert policy["Statement"][0]["Resource"].endswith("function:default-node-*")
+    assert policy["Statement"][0]["Resource"].endswith("function:mine-node-*")
     assert n_functions() == 0
 
 
