@@ -134,11 +134,16 @@ def down(name: str, as_json: bool) -> None:
     from infiniray.cluster.state import StateDirectory
 
     with says().status("ending") as spinner:
-        was_running = unhost(name, state=StateDirectory(), say=spinner.update)
+        ended = unhost(name, state=StateDirectory(), say=spinner.update)
     if as_json:
-        print_json({"name": name, "was_running": was_running})
+        trouble = {"trouble": ended.trouble} if ended.trouble else {}
+        print_json({"name": name, "was_running": ended.was_there, **trouble})
+    elif ended.trouble:
+        says().print(f"the record of cache {name!r} is gone, but {ended.trouble}", markup=False)
+        how = f"`infiniray up --address HOST:PORT{named(name)}` finds it again"
+        says().print(f"if that Ray still runs, the cache does, too: {how}", markup=False)
     else:
-        says().print(f"cache {name!r} is down" if was_running else f"no cache {name!r} was up", markup=False)
+        says().print(f"cache {name!r} is down" if ended.was_there else f"no cache {name!r} was up", markup=False)
 
 
 @click.command()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ from infiniray.faas.local.launch import LocalPlatform
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["clear_leftovers", "host", "leftovers", "unhost"]
+__all__ = ["Unhosted", "clear_leftovers", "host", "leftovers", "unhost"]
 
 Say = Callable[[str], None]
 
@@ -62,6 +62,7 @@ def host(config: Config, *, address: str | None, state: StateDirectory, say: Say
         record = state.read(config.name)
         if record is not None and not _is_whole(record):
             say("clearing what a crashed cache left behind")
+            _end_actors(record)
             _end(record, state)
             record = None
         secret = None
@@ -111,8 +112,17 @@ def _start_cache(
         rayapi.disconnect()
 
 
-def unhost(name: str, *, state: StateDirectory, say: Say) -> bool:
-    """Take a cache down, with every process that was started for it. False if there was nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unhosted:
+    """``was_there``: there was something to take down. ``trouble``: why actors on a Ray that is not the cache's own
+    may still be there; empty: they are not."""
+
+    was_there: bool
+    trouble: str = ""
+
+
+def unhost(name: str, *, state: StateDirectory, say: Say) -> Unhosted:
+    """Take a cache down, with every process that was started for it.
 
     Raises:
         CacheUnavailable: another process is bringing it up or down.
@@ -120,18 +130,12 @@ def unhost(name: str, *, state: StateDirectory, say: Say) -> bool:
     with state.lock(name):
         record = state.read(name)
         if record is None:
-            return False
-        if record.ray_head is None or record.ray_head.is_alive():
-            say("ending shards")
-            with contextlib.suppress(InfiniRayError):
-                rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)
-                try:
-                    take_down(name, delete_functions=record.platform is None)
-                finally:
-                    rayapi.disconnect()
+            return Unhosted(was_there=False)
+        say("ending shards")
+        trouble = _end_actors(record)
         say("ending processes")
         _end(record, state)
-        return True
+        return Unhosted(was_there=True, trouble=trouble)
 
 
 def leftovers(state: StateDirectory) -> list[CacheRecord]:
@@ -144,6 +148,7 @@ def clear_leftovers(state: StateDirectory) -> list[str]:
     cleared = []
     for record in leftovers(state):
         with state.lock(record.name):
+            _end_actors(record)
             _end(record, state)
         cleared.append(record.name)
     return cleared
@@ -242,6 +247,21 @@ def _free_port() -> int:
 
 
 # ---------------------------------------------------------------- ending
+
+
+def _end_actors(record: CacheRecord) -> str:
+    """End a cache's actors, on whosever Ray they are; why that was not possible where nothing else ends them."""
+    if record.ray_head is not None and not record.ray_head.is_alive():
+        return ""
+    try:
+        rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)
+        try:
+            take_down(record.name, delete_functions=record.platform is None)
+        finally:
+            rayapi.disconnect()
+    except InfiniRayError as error:
+        return str(error) if record.ray_head is None else ""  # the cache's own ends with its processes
+    return ""
 
 
 def _end(record: CacheRecord, state: StateDirectory) -> None:

@@ -266,3 +266,16 @@ def test_doctor_says_which_record_it_cannot_read() -> None:
     assert "broken.json" in found["found"]
     assert run("doctor", "--fix").exit_code == 0
     assert (state.root / "broken.json").exists()  # it may name processes that nothing else does
+
+
+def test_down_does_not_say_that_what_it_could_not_reach_is_down(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("INFINIRAY_STATE_DIR", str(tmp_path))
+    StateDirectory().write(CacheRecord(name="other", ray_address="127.0.0.1:1", created_s=time.time()))
+    result = run("down", "--name", "other")
+    assert result.exit_code == 0
+    told = " ".join(result.stderr.split())
+    assert "`infiniray up --address HOST:PORT --name other` finds it again" in told
+    assert "no Ray can be reached at '127.0.0.1:1'" in told
+    assert "is down" not in told
