@@ -194,7 +194,9 @@ class Supervisor:
         if not nodes:
             return
         if is_deployed_apart(self._config):
-            await asyncio.to_thread(require_nodes, self._config, nodes, self._endpoint_url)
+            by_secret = self._known.by_secret(nodes)
+            secrets = {str(node): secret.hex() for secret, names in by_secret.items() for node in names}
+            await asyncio.to_thread(require_nodes, self._config, secrets, self._endpoint_url)
         else:
             for pool in self._functions(nodes):
                 await asyncio.to_thread(pool.ensure)

@@ -122,7 +122,7 @@ def test_what_up_relies_on_is_checked(functions: Lambda, kind: str) -> None:
         deployed_secret(config, functions.platform.endpoint)
     deploy(config)
     functions.boto.delete_function(FunctionName="c-node-0000")
-    with pytest.raises(NotDeployed, match="c-node-0000 is missing"):
+    with pytest.raises(NotDeployed, match=r": c-node-0000 is missing\."):
         deployed_secret(config, functions.platform.endpoint)
     strange(functions, "c-node-0000")
     with pytest.raises(NotDeployed, match="does not bear this cache's tags"):

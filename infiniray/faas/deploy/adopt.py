@@ -19,6 +19,10 @@ MIXED_SECRETS = (
     "If their cache is up, its secret is being changed (`infiniray status`): wait, since to deploy now would empty "
     "functions. If it is down, deploy with the same configuration (`infiniray deploy`)"
 )
+_LEFT_BEHIND = (
+    "Functions that were not in the pool when its secret was changed have the former one. `infiniray deploy --plan` "
+    "says which functions would lose what they hold: if none of the pool's, deploy, and do this again"
+)
 _DEPLOY = "Deploy with the same configuration (`infiniray deploy`), then bring the cache up again"
 
 
@@ -51,31 +55,38 @@ def require_deployed(config: Config, states: Mapping[str, FunctionState]) -> Non
     Raises:
         NotDeployed: functions are missing, half made, not the cache's own, or not as configured.
     """
-    _require(config, node_names(config), states)
+    names = node_names(config)
+    ours = (states[name] for name in names if name in states and states[name].is_ours)
+    secret = next((state.environment.get(SECRET) for state in ours), None)
+    _require(config, dict.fromkeys(names, secret), states, MIXED_SECRETS if _are_mixed(states.values()) else _DEPLOY)
 
 
-def require_nodes(config: Config, nodes: tuple[str, ...], endpoint_url: str | None) -> None:
-    """Make sure that functions which a cache is to use from now on have been deployed, like those it uses already.
+def require_nodes(config: Config, secrets: Mapping[str, str], endpoint_url: str | None) -> None:
+    """Make sure that functions which a cache is to use have been deployed as configured.
+
+    Args:
+        secrets: {function: the secret, as hex, by which the cache's shards know it}.
 
     Raises:
         NotDeployed: they are missing, half made, not the cache's own, or not as configured.
         DeployError: the platform refused, or cannot be reached.
     """
-    first = node_names(config)[0]
-    names = (first, *(node for node in nodes if node != first))
-    states = read_functions(control_client(endpoint_url, config.platform.region), scope_of(config), names)
-    _require(config, names, states)
+    states = read_functions(control_client(endpoint_url, config.platform.region), scope_of(config), secrets)
+    has_other = any(state.environment.get(SECRET) != secrets[name] for name, state in states.items() if state.is_ours)
+    _require(config, secrets, states, _LEFT_BEHIND if has_other else _DEPLOY)
 
 
-def _require(config: Config, names: tuple[str, ...], states: Mapping[str, FunctionState]) -> None:
-    troubles = list(_troubles(config, names, states))
+def _require(
+    config: Config, secrets: Mapping[str, str | None], states: Mapping[str, FunctionState], advice: str
+) -> None:
+    troubles = list(_troubles(config, secrets, states))
     if troubles:
         more = f" and {len(troubles) - _SHOWN} more" if len(troubles) > _SHOWN else ""
         raise NotDeployed(
             operation="up",
             function=f"functions of cache {config.name!r} in {config.platform.region}",
             detail=", ".join(troubles[:_SHOWN]) + more,
-            advice=MIXED_SECRETS if _are_mixed(states.values()) else _DEPLOY,
+            advice=advice,
         )
 
 
@@ -83,9 +94,8 @@ def _are_mixed(states: Iterable[FunctionState]) -> bool:
     return len({state.environment.get(SECRET) for state in states if state.is_ours}) > 1
 
 
-def _troubles(config: Config, names: tuple[str, ...], states: Mapping[str, FunctionState]) -> Iterator[str]:
-    secret = states[names[0]].environment.get(SECRET) if names[0] in states else None
-    for name in names:
+def _troubles(config: Config, secrets: Mapping[str, str | None], states: Mapping[str, FunctionState]) -> Iterator[str]:
+    for name, secret in secrets.items():
         state = states.get(name)
         if state is None:
             yield f"{name} is missing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from collections.abc import Iterable
 
 from infiniray.config import Config
@@ -20,13 +21,12 @@ LOCAL_ROLE = "arn:aws:iam::000000000000:role/infiniray"
 
 
 def kept_secret(actual: Actual) -> str:
-    """The pool's secret, as hex: the one that its functions have, or a new one for a new pool."""
-    for name in sorted(actual.functions):
-        state = actual.functions[name]
-        found = state.environment.get(SECRET, "")
-        if state.is_ours and re.fullmatch(r"(?:[0-9a-f]{2}){16,}", found):
-            return found
-    return secrets.token_hex(32)
+    """The pool's secret, as hex: the one that most of its functions have, so that the fewest lose what they hold; or a
+    new one for a new pool."""
+    ours = [actual.functions[name] for name in sorted(actual.functions) if actual.functions[name].is_ours]
+    found = Counter(state.environment.get(SECRET, "") for state in ours)
+    usable = (secret for secret, _ in found.most_common() if re.fullmatch(r"(?:[0-9a-f]{2}){16,}", secret))
+    return next(usable, None) or secrets.token_hex(32)
 
 
 def desired_of(config: Config, scope: Scope, actual: Actual) -> Desired:

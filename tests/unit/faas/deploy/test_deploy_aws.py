@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from infiniray.config import Config
 from infiniray.errors import DeployError, NameTaken, NotDeployed, QuotaExceeded, RoleUnusable
 from infiniray.faas.deploy import functions as functions_module
-from infiniray.faas.deploy.adopt import deployed_secret
+from infiniray.faas.deploy.adopt import deployed_secret, require_nodes
 from infiniray.faas.deploy.deployment import Deployment
 from infiniray.faas.deploy.plan import Action, Change, Kind
 from infiniray.faas.deploy.renew import renew_secret
@@ -319,6 +319,28 @@ def test_two_secrets_are_warned_of_before_a_deploy_makes_them_one(aws: Aws, make
         deployed_secret(config, None)
     deploy(config)
     assert warnings_of_secrets(config) == []
+
+
+def test_the_secret_that_most_have_is_kept(aws: Aws, make_config: MakeConfig) -> None:
+    config = make_config()
+    deploy(config)
+    renew_secret(config, names(aws)[1:], secret="ab" * 32, endpoint_url=None)
+    assert [(c.name, c.restarts) for c in Deployment.connect(config).plan().plan.changes] == [("c-node-0000", True)]
+    deploy(config)
+    assert deployed_secret(config, None) == "ab" * 32
+
+
+def test_functions_join_a_pool_with_its_own_secret_or_not_at_all(aws: Aws, make_config: MakeConfig) -> None:
+    """Also where all of them agree: on the secret that the pool had before it was changed."""
+    config = make_config()
+    deploy(config)
+    former = deployed_secret(config, None)
+    require_nodes(config, dict.fromkeys(names(aws), former), None)
+    with pytest.raises(NotDeployed, match=r"c-node-0000 has another secret.*infiniray deploy --plan") as caught:
+        require_nodes(config, dict.fromkeys(names(aws), "ab" * 32), None)
+    assert former not in str(caught.value)
+    with pytest.raises(NotDeployed, match=r"c-node-0099 is missing.*Deploy with the same configuration"):
+        require_nodes(config, {"c-node-0000": former, "c-node-0099": former}, None)
 
 
 # ---------------------------------------------------------------- a new secret
