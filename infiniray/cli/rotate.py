@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from infiniray.cli.output import fail, json_option, name_option, print_json, reports_errors, says
+from infiniray.cli.output import json_option, name_option, print_json, reports_errors, says
 from infiniray.cli.reach import connected
-
-if TYPE_CHECKING:
-    from infiniray.cache import Cache
+from infiniray.cli.waiting import wait_for
 
 __all__ = ["rotate_secret", "rotation_line"]
-
-_POLL_S = 0.3
 
 
 @click.command("rotate-secret")
@@ -40,36 +35,13 @@ def rotate_secret(batch: int, evict: bool, timeout_s: float, no_wait: bool, name
 
     with connected(name) as cache:
         n_nodes = begin(name, batch=batch, may_evict=evict)["nodes"]
-        took_s = None if no_wait else _wait(cache, timeout_s)
+        took_s = None if no_wait else wait_for(cache, "rotation", rotation_line, timeout_s)[1]
     if as_json:
         print_json({"name": name, "nodes": n_nodes, "took_s": took_s})
     elif took_s is None:
         says().print(f"cache {name!r}: a new secret for {n_nodes} functions, begun")
     else:
         says().print(f"cache {name!r}: {n_nodes} functions have a new secret, in {took_s:.1f} s")
-
-
-def _wait(cache: Cache, timeout_s: float) -> float:
-    """Until the rotation is over, showing how far it is; the seconds that it took."""
-    from infiniray.errors import InfiniRayError
-
-    began_s, said = time.monotonic(), "beginning"
-    with says().status(said) as spinner:
-        while True:
-            try:
-                state = cache.status()["rotation"]
-            except InfiniRayError as error:
-                if not error.retryable:
-                    raise
-                said = "the supervisor is away"  # it is restarted, and goes on
-            else:
-                if state is None:
-                    return round(time.monotonic() - began_s, 1)
-                said = rotation_line(state)
-            spinner.update(said)
-            if time.monotonic() - began_s > timeout_s:
-                fail(f"not over after {timeout_s:g} s, and goes on: {said}")
-            time.sleep(_POLL_S)
 
 
 def rotation_line(state: dict[str, Any]) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from infiniray.cli.output import fail, json_option, name_option, print_json, reports_errors, says
 from infiniray.cli.reach import connected
+from infiniray.cli.waiting import wait_for
 
 if TYPE_CHECKING:
     from infiniray.cache import Cache
 
 __all__ = ["scale", "scaling_line"]
-
-_POLL_S = 0.3
 
 
 @click.command()
@@ -57,17 +55,11 @@ def scale(
 
 
 def _wait(cache: Cache, timeout_s: float) -> float:
-    """Until the scaling is over, showing how far it is; the seconds that it took."""
-    began_s = time.monotonic()
-    with says().status("beginning") as spinner:
-        while (state := cache.status()["scaling"]) is not None and state["is_running"]:
-            spinner.update(scaling_line(state))
-            if time.monotonic() - began_s > timeout_s:
-                fail(f"not over after {timeout_s:g} s, and goes on: {scaling_line(state)}")
-            time.sleep(_POLL_S)
+    """Until the scaling is over; the seconds that it took."""
+    state, took_s = wait_for(cache, "scaling", scaling_line, timeout_s)
     if state is not None:
         fail(f"it could not be done, and all is as before: {state['trouble']}")
-    return round(time.monotonic() - began_s, 1)
+    return took_s
 
 
 def scaling_line(state: dict[str, Any]) -> str:

@@ -104,6 +104,7 @@ class Rotator:
         if rotation is None and not self._work.is_running:
             return None
         return {
+            "is_running": True,
             "stage": self._work.stage,
             "trouble": self._work.trouble,
             "nodes": len(self._crew.members.all_nodes),

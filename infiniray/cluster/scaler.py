@@ -103,9 +103,10 @@ class Scaler:
             raise ScalingUnderWay(cache=self._crew.members.name, stage=self._work.stage)
 
     def report(self) -> dict[str, Any] | None:
-        """How far a scaling is; None if there is none, but for the trouble that ended the last one."""
+        """How far a scaling is; None if there is none, but for the trouble that ended the last one. One that stands
+        still goes on with the next call of :meth:`resume`, as every new request to rotate or scale makes it."""
         trouble = self._work.trouble
-        if not self._work.is_running:
+        if not self._work.is_running and not self._is_unfinished():
             return {"is_running": False, "trouble": trouble} if trouble else None
         return {"is_running": True, "stage": self._work.stage, "trouble": trouble, **self._progress}
 

@@ -298,7 +298,7 @@ class Supervisor:
             "schemes": [rule.model_dump() for rule in self._config.redundancy],
             "memory_mb": self._config.pool.memory_mb,
             "backup_slots": {"taken": self._slots.n_taken, "of": self._config.availability.backup_slots},
-            "scaling": self._scaler.report(),
+            "scaling": None if self.rotation is not None else self._scaler.report(),  # whose nodes leave, then?
             "rotation": self._rotator.report(),
             **await self.health(),
         }

@@ -163,6 +163,9 @@ async def test_wherever_the_supervisor_ends_its_next_process_leaves_nothing_behi
         try:
             await scaled(crew, **change)
         except Crash:
+            next_one = Scaler(crew, minimum_nodes=3, node_bytes=1 << 30)
+            is_begun = next_one.report()
+            assert (is_begun is None) == (crash_at == 0)  # nobody is told that it is over, who asks before it goes on
             await resumed(crew)
             assert_tidy(crew)
         else:
