@@ -52,7 +52,12 @@ class Bounded:
                 at_end()
                 answer.set_result(result)
 
-        threading.Thread(target=work, name="infiniray-store", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="infiniray-store", daemon=True).start()
+        except RuntimeError as error:  # the machine's limit
+            self._places.release()
+            at_end()
+            raise Unreachable(f"no thread for the call: {error}") from error
         wait([answer], timeout=deadline.left_s())
         if not answer.done():
             raise Unreachable(f"no answer within {deadline.timeout_s:g} s")

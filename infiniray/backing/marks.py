@@ -11,6 +11,7 @@ within a few seconds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import threading
@@ -28,6 +29,9 @@ __all__ = ["BEAT_S", "EXPIRY_S", "Hold", "Mark", "Marks"]
 
 BEAT_S = 5.0
 EXPIRY_S = 30.0
+#: Writers that have been silent for so long are forgotten: no record says of one what an old one says.
+_FORGOTTEN_S = 20 * EXPIRY_S
+_MOST_FORGOTTEN = 16  # by one process
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.2
 
@@ -260,7 +264,20 @@ class Marks:
 
     def _beat_if_due(self) -> None:
         if time.monotonic() - self._beaten_s > BEAT_S:
+            is_first = self._beaten_s == float("-inf")
             self.beat()
+            if is_first:
+                self._forget_some()
+
+    def _forget_some(self) -> None:
+        """Each process that writes leaves a record of itself. Who comes next takes some of the old ones away, so that
+        they do not become more and more."""
+        with contextlib.suppress(InfiniRayError):
+            found = self._records.names(self._beat_name(""))
+            for name in random.sample(found, min(_MOST_FORGOTTEN, len(found))):
+                beaten = self._records.get(name)
+                if beaten is not None and time.time() - float(beaten) > _FORGOTTEN_S:
+                    self._records.delete(name)
 
     def _name(self, key: str) -> str:
         return f"{self._scope}/mark/{key}"

@@ -32,11 +32,7 @@ class RayRecords:
         self._prefix = f"{cache}/backing/"
 
     def create(self, name: str, text: str) -> bool:
-        def create() -> bool:
-            kv = rayapi.internal_kv  # type: ignore[attr-defined]
-            return bool(kv._internal_kv_put(self._prefix + name, text, overwrite=False, namespace=rayapi._STORE))
-
-        return not rayapi._stored(create)  # Ray says whether it was there
+        return rayapi.store_create(self._prefix + name, text)
 
     def put(self, name: str, text: str) -> None:
         rayapi.store_put(self._prefix + name, text)

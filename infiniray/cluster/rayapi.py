@@ -46,6 +46,7 @@ __all__ = [
     "place",
     "require_answer",
     "start_local",
+    "store_create",
     "store_delete",
     "store_delete_all",
     "store_get",
@@ -267,6 +268,16 @@ def store_put(key: str, value: str | bytes) -> None:
         CacheUnavailable: it cannot be reached.
     """
     _stored(lambda: internal_kv._internal_kv_put(key, value, overwrite=True, namespace=_STORE))
+
+
+def store_create(key: str, value: str | bytes) -> bool:
+    """Write what is not there; False: it is there, and stays as it is. Blocks.
+
+    Raises:
+        CacheUnavailable: the store cannot be reached.
+    """
+    was_there: bool = _stored(lambda: internal_kv._internal_kv_put(key, value, overwrite=False, namespace=_STORE))
+    return not was_there
 
 
 def store_get(key: str) -> bytes | None:

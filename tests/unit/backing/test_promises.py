@@ -3,6 +3,8 @@ is full, and processes that die."""
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -109,3 +111,42 @@ def test_what_fails_closed_is_counted(world: World) -> None:
             act()
     assert process.stat("unavailable") == 3
     assert process.stat("degraded_reads") == process.stat("degraded_writes") == process.stat("writes") == 0
+
+
+def writers(world: World) -> list[str]:
+    return [name for name in world.records.texts if "/writer/" in name]
+
+
+def test_records_of_processes_that_have_ended_do_not_become_more_and_more(world: World) -> None:
+    for _ in range(40):
+        process = world.process("write-back")
+        process.put("a", b"value")
+        process.backing.flush(PATIENCE_S)
+        (mine,) = [name for name in writers(world) if name.endswith(process.backing._marks.writer)]
+        assert abs(float(world.records.texts[mine]) - time.time()) < PATIENCE_S
+        world.records.texts[mine] = str(time.time() - 3600)  # it has ended long ago
+    assert len(writers(world)) <= 2
+
+
+def test_a_writer_that_was_silent_for_a_moment_is_not_forgotten(world: World) -> None:
+    silent = world.process("write-back")
+    silent.put("a", b"value")
+    (name,) = writers(world)
+    world.records.texts[name] = str(time.time() - 60)
+    world.process("write-back").put("b", b"value")
+    assert name in writers(world)
+
+
+def test_a_write_for_which_there_is_no_thread_is_refused_and_keeps_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    process = world.process("write-through", concurrency=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(BackingUnavailable, match="can't start new thread"):
+            process.put("a", b"value")
+    process.put("a", b"value", timeout_s=5)  # the key, and the place among the calls, are free
+    assert world.store.bytes_of("a") == b"value"
