@@ -7,7 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from infiniray.faas.deploy.explain import explained
+from infiniray.faas.deploy.explain import code_of, explained
 from infiniray.faas.deploy.plan import Action, Change
 from infiniray.faas.deploy.resources import CodeSpec, CodeState
 from infiniray.faas.deploy.scope import Scope
@@ -60,7 +60,14 @@ def read_codes(s3: S3Client, scope: Scope, bucket: str, *, may_be_gone: bool = F
 
 
 def _tags(s3: S3Client, bucket: str, key: str) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in s3.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]}
+    """None at all, if somebody has deleted it meanwhile."""
+    try:
+        answer = s3.get_object_tagging(Bucket=bucket, Key=key)
+    except s3.exceptions.ClientError as error:
+        if code_of(error) != "NoSuchKey":
+            raise
+        return {}
+    return {tag["Key"]: tag["Value"] for tag in answer["TagSet"]}
 
 
 def apply_code(s3: S3Client, scope: Scope, change: Change) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from infiniray.errors import NameTaken, PermissionMissing
+from infiniray.errors import DeployError, NameTaken, PermissionMissing
 from infiniray.faas.deploy.code import code_request
-from infiniray.faas.deploy.explain import explained, is_role_not_ready
+from infiniray.faas.deploy.explain import AGAIN, explained, is_role_not_ready
 from infiniray.faas.deploy.plan import Action, Change, Part, function_change
 from infiniray.faas.deploy.resources import CodeSpec, FunctionSpec, FunctionState
 from infiniray.faas.deploy.scope import Scope
@@ -148,7 +148,11 @@ class FunctionChanger:
         if state.configuration.get("State") == "Pending":
             self._settle(spec.name)
         change = function_change(spec, state, self._code)
-        if change is not None and change.action is Action.UPDATE:
+        if change is not None and change.action is Action.REPLACE:
+            raise DeployError(
+                operation="create", function=f"function {spec.name}", detail="; ".join(change.why), advice=AGAIN
+            )
+        if change is not None:
             self._update(spec, change)
 
     def _update(self, spec: FunctionSpec, change: Change) -> None:

@@ -287,6 +287,19 @@ def test_what_became_somebody_elses_after_the_look_stays(aws: Aws, make_config: 
     assert [role["RoleName"] for role in aws("iam").list_roles()["Roles"]] == ["infiniray-c-us-east-1"]
 
 
+def test_code_that_somebody_else_deleted_after_the_look_is_no_error(aws: Aws, make_config: MakeConfig) -> None:
+    aws("s3").create_bucket(Bucket=BUCKET)
+    config = make_config(deploy={"code_bucket": BUCKET})
+    deploy(config)
+    deployment = Deployment.connect(config)
+    plan = deployment.plan_removal()
+    (entry,) = aws("s3").list_objects_v2(Bucket=BUCKET)["Contents"]
+    aws("s3").delete_object(Bucket=BUCKET, Key=entry["Key"])
+    deployment.undeploy(plan)
+    assert names(aws) == []
+    assert aws("iam").list_roles()["Roles"] == []
+
+
 def test_the_host_may_use_this_caches_functions_only(aws: Aws, make_config: MakeConfig) -> None:
     (statement,) = Deployment.connect(make_config()).host_policy()["Statement"]
     assert statement["Resource"] == "arn:aws:lambda:us-east-1:123456789012:function:c-node-*"

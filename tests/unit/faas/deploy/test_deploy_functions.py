@@ -100,6 +100,13 @@ def test_a_role_of_the_users_is_not_waited_for_nor_any_other_refusal(
     assert client.asked == ["create_function"]
 
 
+def test_a_function_whose_creation_was_answered_too_late_and_failed_is_not_taken_for_made() -> None:
+    failed = described(State="Failed", StateReason="no addresses left in the subnet")
+    client = ScriptedLambda(create_function=[THERE], get_function=[failed])
+    with pytest.raises(DeployError, match=r"no addresses left in the subnet.*infiniray deploy"):
+        changer(client, Time()).apply(CREATE)
+
+
 def test_a_function_whose_creation_was_answered_too_late_is_taken_over_and_mended() -> None:
     client = ScriptedLambda(
         create_function=[THERE], get_function=[described(MemorySize=128)],
