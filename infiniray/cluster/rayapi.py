@@ -177,9 +177,9 @@ class Machine:
 
 
 def machines() -> list[Machine]:
-    """Those that are alive, by id. Blocks."""
+    """Those that are alive, by id. Blocks. Raises: CacheUnavailable: Ray's control store, which knows, is away."""
     list_nodes: Any = ray.nodes  # not typed
-    alive = [node for node in list_nodes() if node["Alive"]]
+    alive = [node for node in _stored(list_nodes) if node["Alive"]]
     found = (
         Machine(id=node["NodeID"], address=node["NodeManagerAddress"], n_cpus=node["Resources"].get("CPU", 0.0))
         for node in alive
@@ -235,8 +235,8 @@ def find_actor(name: str) -> Actor:
 
 
 def actor_names() -> list[str]:
-    """The names of all actors of all caches."""
-    named = ray.util.list_named_actors(all_namespaces=True)
+    """The names of all actors of all caches. Raises: CacheUnavailable: Ray's control store, which knows, is away."""
+    named: list[dict[str, str]] = _stored(lambda: ray.util.list_named_actors(all_namespaces=True))
     return sorted(actor["name"] for actor in named if actor["namespace"] == NAMESPACE)
 
 

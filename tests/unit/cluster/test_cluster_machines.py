@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+import ray
+import ray.exceptions
+
+from infiniray.cluster import rayapi
 from infiniray.cluster.machines import spread
 from infiniray.cluster.rayapi import Machine
+from infiniray.errors import CacheUnavailable
 
 
 def machines(n: int, n_cpus: float = 4) -> list[Machine]:
@@ -38,3 +44,18 @@ def test_a_machine_without_cpus_is_left_alone_unless_there_is_no_other() -> None
     head = Machine(id="head", address="10.0.0.9", n_cpus=0)
     assert "head" not in spread(shards(4), [head, *machines(2)], ()).values()
     assert set(spread(shards(2), [head], ()).values()) == {"head"}
+
+
+@pytest.mark.parametrize("error", [ray.exceptions.RaySystemError("no answer"), RuntimeError("no answer")], ids=repr)
+def test_that_nobody_knows_the_machines_is_an_error_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "nodes", fail)
+    monkeypatch.setattr(ray.util, "list_named_actors", fail)
+    with pytest.raises(CacheUnavailable, match="no answer"):
+        rayapi.machines()
+    with pytest.raises(CacheUnavailable, match="no answer"):
+        rayapi.actor_names()
