@@ -62,7 +62,8 @@ def host(config: Config, *, address: str | None, state: StateDirectory, say: Say
         record = state.read(config.name)
         if record is not None and not _is_whole(record):
             say("clearing what a crashed cache left behind")
-            _end_actors(record)
+            if record.ray_head is None:  # the actors of a Ray of its own end with that
+                _end_actors(record)
             _end(record, state)
             record = None
         secret = None
@@ -148,7 +149,8 @@ def clear_leftovers(state: StateDirectory) -> list[str]:
     cleared = []
     for record in leftovers(state):
         with state.lock(record.name):
-            _end_actors(record)
+            if record.ray_head is None:  # the actors of a Ray of its own end with that
+                _end_actors(record)
             _end(record, state)
         cleared.append(record.name)
     return cleared
