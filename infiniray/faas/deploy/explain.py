@@ -24,6 +24,7 @@ from infiniray.errors import (
     RoleUnusable,
     WrongRegion,
 )
+from infiniray.faas.deploy.hushing import without_secret
 
 __all__ = ["AGAIN", "clock_skew_s", "code_of", "explain", "explained", "is_role_not_ready"]
 
@@ -146,4 +147,4 @@ def _explain_waiting(where: dict[str, str], error: boto.WaiterError) -> Platform
 
 
 def _plain(error: Exception) -> str:
-    return str(error).strip().rstrip(".")
+    return without_secret(str(error)).strip().rstrip(".")

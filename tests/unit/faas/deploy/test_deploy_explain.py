@@ -18,6 +18,14 @@ from infiniray.faas.deploy.clients import connect_platform
 from infiniray.faas.deploy.explain import explain
 
 
+def test_a_refusal_that_quotes_settings_does_not_tell_the_secret() -> None:
+    """As Lambda does when a function's environment is too large."""
+    measured = 'exceeded the 4KB limit. String measured: {"INFINIRAY_SECRET":"0123456789abcdef","OTHER":"x"}'
+    error = explain("change", "function f", answer("InvalidParameterValueException", measured))
+    assert "4KB limit" in str(error)
+    assert "0123" not in f"{error} {error!r} {error.__dict__}"
+
+
 def answer(code: str, message: str = "no", operation: str = "CreateFunction", date_s: float = 0.0) -> ClientError:
     metadata = {"HTTPHeaders": {"date": formatdate(date_s, usegmt=True)}}
     return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, operation)  # type: ignore[typeddict-item]
