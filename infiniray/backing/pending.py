@@ -105,7 +105,7 @@ class WriteQueue:
         """Wait for room for one write. One that is larger than the whole queue has it for itself.
 
         Raises:
-            Unreachable: there is none in time.
+            Unreachable: there is none in time, or no thread that would write it.
         """
         with self._change:
             if not self._has_room(n_bytes):
@@ -115,9 +115,14 @@ class WriteQueue:
                     raise Unreachable(f"{detail}; {self._counts.last_error}" if self._counts.last_error else detail)
             self._n_bytes += n_bytes
             self._n_reserved += 1
+            try:
+                self._start_threads()
+            except BaseException:
+                self.give_back(n_bytes)
+                raise
 
     def _has_room(self, n_bytes: int) -> bool:
-        n_writes = len(self._entries) + self._n_reserved
+        n_writes = self._n_wanted()
         return n_writes == 0 or (n_writes < self._max_writes and self._n_bytes + n_bytes <= self._max_bytes)
 
     def give_back(self, n_bytes: int) -> None:
@@ -143,16 +148,28 @@ class WriteQueue:
                 self._counts.replaced += not entry.is_in_flight
                 self._n_bytes -= entry.n_bytes
                 entry.parts, entry.n_bytes, entry.number = parts, n_bytes, self._n_added
-            self._start_threads()
             self._change.notify_all()
 
     def _start_threads(self) -> None:
-        if self._n_working < min(self._n_threads, len(self._entries)):
-            self._n_working += 1
-            threading.Thread(target=self._work, name="infiniray-flush", daemon=True).start()
-        if not self._is_beating:
-            self._is_beating = True
-            threading.Thread(target=self._keep_beating, name="infiniray-beat", daemon=True).start()
+        """Have one that writes, one more if there is more to write, and one that beats. They wait for what is reserved,
+        so that it is known before a write is acknowledged that somebody will see to it.
+
+        Raises:
+            Unreachable: the machine has no thread for it.
+        """
+        try:
+            if self._n_working < min(self._n_threads, self._n_wanted()):
+                threading.Thread(target=self._work, name="infiniray-flush", daemon=True).start()
+                self._n_working += 1
+            if not self._is_beating:
+                threading.Thread(target=self._keep_beating, name="infiniray-beat", daemon=True).start()
+                self._is_beating = True
+        except RuntimeError as error:
+            if not self._n_working or not self._is_beating:
+                raise Unreachable(f"no thread to write with: {error}") from error
+
+    def _n_wanted(self) -> int:
+        return len(self._entries) + self._n_reserved
 
     # ------------------------------------------------------------ looking, and ending
 
@@ -182,7 +199,6 @@ class WriteQueue:
             if entry is not None:
                 with self._change:
                     entry.is_in_flight = False
-                    self._start_threads()
                     self._change.notify_all()
             raise
         if entry is not None:
@@ -254,9 +270,12 @@ class WriteQueue:
         with self._change:
             while True:
                 waiting = [entry for entry in self._entries.values() if not entry.is_in_flight]
-                if not waiting:
-                    self._n_working -= 1  # whoever adds one starts a thread
+                if not waiting and not self._n_reserved and (not self._entries or self._n_working > 1):
+                    self._n_working -= 1  # whoever reserves a place starts a thread
                     return None
+                if not waiting:
+                    self._change.wait()
+                    continue
                 entry = min(waiting, key=lambda entry: entry.due_s)
                 left_s = entry.due_s - time.monotonic()
                 if left_s <= 0:
@@ -288,7 +307,7 @@ class WriteQueue:
     def _keep_beating(self) -> None:
         while True:
             with self._change:
-                if self._change.wait_for(lambda: not self._entries, timeout=BEAT_S):
+                if self._change.wait_for(lambda: self._n_wanted() == 0, timeout=BEAT_S):
                     self._is_beating = False
                     return
             _logged(self._beat)

@@ -150,3 +150,34 @@ def test_a_write_for_which_there_is_no_thread_is_refused_and_keeps_nothing(
             process.put("a", b"value")
     process.put("a", b"value", timeout_s=5)  # the key, and the place among the calls, are free
     assert world.store.bytes_of("a") == b"value"
+
+
+def test_a_write_that_nobody_would_write_back_is_not_acknowledged(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    process = world.process("write-back", concurrency=1, queue_writes=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(BackingUnavailable, match="can't start new thread"):
+            process.put("a", b"value")
+    with pytest.raises(KeyNotFound):
+        world.front.get("a", 1)
+    for value in (b"value", b"next"):
+        process.put("a", value, timeout_s=5)
+    process.backing.flush(PATIENCE_S)
+    assert world.store.bytes_of("a") == b"next"
+    assert process.stat("unflushed_bytes") == 0
+
+
+def test_a_write_does_not_wait_for_another_that_hangs(world: World) -> None:
+    process = world.process("write-back", concurrency=2)
+    world.store.may_write.clear()
+    process.put("a", b"value")
+    world.store.await_tries(1)
+    process.put("b", b"value")
+    world.store.await_tries(1)  # another one, while that of "a" hangs
+    world.store.may_write.set()
+    process.backing.flush(PATIENCE_S)
