@@ -1,10 +1,11 @@
 """The connection between a shard and one of its nodes, as a table of transitions (FAST'20 section 3.3, Fig. 6).
 
-The paper's machine crosses {sleeping, active, maybe} with {unvalidated, validating, validated}. Five things
+The paper's machine crosses {sleeping, active, maybe} with {unvalidated, validating, validated}. Six things
 differ, each because something is known here that was not there:
 
 - A request does not wait for the PONG. It follows the PING on the same stream; if the function has gone, both
   stay unread and go to its next session or to another instance. Validation costs no round trip.
+- Any answer of a node that is awake says as much as a PONG: one that is kept busy is not pinged.
 - Reads do not wait for a sleeper to wake either. Its connection is frozen with it: what is written into that together
   with the invocation is the first thing that it finds. If another instance is served, they are moved there.
 - Sessions have names, so "the former source's return is ignored" needs no guess: a return says whose it is.
@@ -47,6 +48,7 @@ class Stimulus(_Named):
     REQUEST = "request"  # there is something to send
     HEARD = "heard"  # HELLO or PONG of a session that we invoked
     HEARD_OTHER = "heard other"  # HELLO or PONG of some other session
+    ANSWERED = "answered"  # a request, over the current link, while nothing was known since that was sent
     BYE = "bye"  # of the session on the current link
     RETURNED = "returned"  # the invocation whose session we talk to, or wait for
     CLOSED = "closed"  # the current link
@@ -90,6 +92,7 @@ TRANSITIONS: dict[tuple[State, Stimulus], tuple[State, tuple[Action, ...]]] = {
     ((A, U), Stimulus.REQUEST): ((A, VG), (Action.PING, Action.FLUSH)),
     ((A, VG), Stimulus.REQUEST): ((A, VG), (Action.FLUSH,)),
     ((A, VD), Stimulus.REQUEST): ((A, U), (Action.FLUSH,)),
+    ((A, U), Stimulus.ANSWERED): ((A, VD), ()),
     ((A, VG), Stimulus.SILENCE): ((A, VG), (Action.SUSPECT,)),
     # on its way out: neither send nor invoke
     ((L, U), Stimulus.REQUEST): ((L, U), ()),
@@ -103,6 +106,7 @@ TRANSITIONS: dict[tuple[State, Stimulus], tuple[State, tuple[Action, ...]]] = {
     ((M, U), Stimulus.REQUEST): ((M, VG), (Action.PING, Action.FLUSH)),
     ((M, VG), Stimulus.REQUEST): ((M, VG), (Action.FLUSH,)),
     ((M, VD), Stimulus.REQUEST): ((M, U), (Action.FLUSH,)),
+    ((M, U), Stimulus.ANSWERED): ((M, VD), ()),
     ((M, VG), Stimulus.SILENCE): ((S, VG), (Action.INVOKE,)),
 }
 for _validity in Validity:

@@ -275,6 +275,8 @@ class Node:
             return None
         request, link = answered
         self.answered_s = self._context.now_s
+        if self.validity is Validity.UNVALIDATED and self.is_awake and link is not None and link is self.link:
+            self._stimulate(Stimulus.ANSWERED)
         if request.kind is RequestKind.DELETE:
             self._on_deleted(request, link, outcome)
         elif request.kind is RequestKind.RETAIN:

@@ -41,6 +41,7 @@ def test_every_fact_that_can_come_has_a_transition(state: tuple[Activity, Validi
         is_possible = {
             Stimulus.SILENCE: state in SILENT,
             Stimulus.WARM: state == (Activity.SLEEPING, Validity.UNVALIDATED),
+            Stimulus.ANSWERED: state in {(Activity.ACTIVE, Validity.UNVALIDATED), (Activity.MAYBE, Validity.UNVALIDATED)},
         }.get(stimulus, True)
         assert ((state, stimulus) in TRANSITIONS) == is_possible, stimulus
 
@@ -97,6 +98,27 @@ def test_a_leaving_node_is_not_invoked_before_its_return() -> None:
 def test_a_return_says_nothing_about_somebody_elses_session(validity: Validity) -> None:
     state = (Activity.MAYBE, validity)
     assert step(state, Stimulus.RETURNED) == (state, ())
+
+
+def test_a_node_that_is_kept_busy_is_not_pinged() -> None:
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.put("a", 1000)
+    before = len(world.commands)
+    for _ in range(5):
+        world.facts(world.get("a"))
+        world.facts(world.put("b", 1000))
+    assert world.said(cmd.Ping, before) == []
+
+
+def test_a_node_that_has_not_answered_is_pinged_with_the_next_request() -> None:
+    world = World(scheme="mirror:1", n_nodes=1)
+    world.put("a", 1000)
+    world.nodes[NodeId("n0")].holds = True
+    before = len(world.commands)
+    world.get("a")
+    assert world.said(cmd.Ping, before) == []
+    world.get("a")
+    assert len(world.said(cmd.Ping, before)) == 1
 
 
 def test_a_node_that_somebody_else_woke_serves_without_an_invocation() -> None:
