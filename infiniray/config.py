@@ -22,8 +22,8 @@ from infiniray.faas.local.settings import LocalPlatformSettings
 from infiniray.sim.settings import SimulationSettings
 from infiniray.units import Bytes, Seconds
 
-__all__ = ["BackingConfig", "ChannelConfig", "CodecConfig", "Config", "DeployConfig", "LimitsConfig", "PlatformConfig",
-           "PoolConfig", "ReadConfig", "RedundancyRule", "RingConfig", "SessionConfig"]  # fmt: skip
+__all__ = ["BackingConfig", "ChannelConfig", "CodecConfig", "Config", "DeployConfig", "LimitsConfig", "NearConfig",
+           "PlatformConfig", "PoolConfig", "ReadConfig", "RedundancyRule", "RingConfig", "SessionConfig"]  # fmt: skip
 
 _ENV_PREFIX = "INFINIRAY_"
 #: Set by the system itself, not settings.
@@ -96,6 +96,15 @@ class ReadConfig(_Section):
         description="'all': all k + r chunks at once (FAST'20); 'delayed': k, and parity when they are overdue",
     )
     hedge_delay_s: Seconds = Field(0.02, description="after this long without k chunks, parity is asked for too")
+
+
+class NearConfig(_Section):
+    """Small values that shards keep a copy of, beside the chunks on the nodes: reading them asks no node."""
+
+    bytes: Bytes = Field(
+        64 << 20, description="of each shard's memory, for the values that were written or read last; 0: none"
+    )
+    max_value_bytes: Bytes = Field(1 << 20, description="larger values are not kept")
 
 
 class AvailabilityConfig(_Section):
@@ -340,6 +349,7 @@ class Config(_Section):
     )
     eviction: EvictionConfig = EvictionConfig()
     read: ReadConfig = ReadConfig()
+    near: NearConfig = NearConfig()
     availability: AvailabilityConfig = AvailabilityConfig()
     session: SessionConfig = SessionConfig()
     codec: CodecConfig = CodecConfig()

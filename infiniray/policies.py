@@ -15,6 +15,8 @@ def policy_of(config: Config, *, seed: int = 0) -> Policy:
     return Policy(
         schemes=SchemePolicy.of([(rule.up_to, rule.scheme) for rule in config.redundancy]),
         idle_byte_s=config.eviction.idle_gb_h * 1e9 * 3600,
+        near_bytes=config.near.bytes,
+        near_max_bytes=config.near.max_value_bytes,
         hedge=Hedge(config.read.hedge),
         hedge_delay_s=config.read.hedge_delay_s,
         warm=Warm(available.warm),

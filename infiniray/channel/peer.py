@@ -11,7 +11,8 @@ import itertools
 import pickle
 import socket
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from infiniray.channel.frames import RELEASE, Frame, FrameReader, Kind, pack
@@ -47,6 +48,12 @@ class Handler(Protocol):
 
     async def read(self, epoch: int, key: str, timeout_s: float, landing: Landing) -> tuple[str, Any]:
         """(head, bytes) of an object, received in memory from ``landing``."""
+
+    def begin_read(
+        self, epoch: int, key: str, timeout_s: float, landing: Landing, done: Callable[[Any], None]
+    ) -> Callable[[], None] | None:
+        """As :meth:`read`, without a task: ``done`` is called once with what that returns or raises, perhaps before
+        this returns. What is returned gives the read up. None: nothing has begun, :meth:`read` is to be awaited."""
 
     async def write(
         self, epoch: int, key: str, head: str, payload: Any, *, request: str, ttl_s: float | None, timeout_s: float,
@@ -148,7 +155,11 @@ class Peer:
         #: leases that the last answers told of; the next request says that they have arrived
         self._unconfirmed: list[int] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._todo: deque[Coroutine[Any, Any, None]] = deque()
+        #: what has not begun of the request: each part begins when it is called, and returns what is to be awaited
+        self._todo: deque[Callable[[], Coroutine[Any, Any, None] | None]] = deque()
+        #: reads that are under way without a task, by index: what gives them up
+        self._reads: dict[int, Callable[[], None]] = {}
+        self._is_starting = self._is_to_flush = False
         self._largest_bytes = 0  # of the values of this request
         #: frames, or parts of them; with each the slot whose segment's descriptor goes with its first byte
         self._out: deque[tuple[memoryview, Slot | None]] = deque()
@@ -170,8 +181,9 @@ class Peer:
         self._socket.close()
         for task in self._tasks:
             task.cancel()
-        while self._todo:
-            self._todo.popleft().close()
+        self._todo.clear()
+        while self._reads:
+            self._reads.popitem()[1]()
         self._out.clear()
         self._queued_bytes = 0
         if self._reserved is not None:  # its client may still be writing into it
@@ -205,14 +217,18 @@ class Peer:
             self.close("the client hung up")
             return
         self.bytes_in += n_bytes
-        if self._tasks or self._todo:
+        if self._is_busy:
             raise FrameError(detail="a request before the last one was answered")
         for frame in self._reader.advance(n_bytes):
-            if self._tasks or self._todo:
+            if self._is_busy:
                 raise FrameError(detail="two requests at once")
             self._take(frame)
             if self._is_closed:
                 return
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._tasks or self._todo or self._reads)
 
     def _read_leases(self) -> None:
         received = self._socket.recv(1 << 16)
@@ -280,7 +296,7 @@ class Peer:
             case Kind.GET, [int(epoch), int() | float() as timeout_s, list(keys)]:
                 self._check_count(keys)
                 for index, key in enumerate(keys):
-                    self._todo.append(self._get(index, epoch, _text(key), timeout_s))
+                    self._todo.append(partial(self._begin_get, index, epoch, _text(key), timeout_s))
             case Kind.PUT, [int(epoch), int() | float() as timeout_s, list(items)]:
                 self._check_count(items)
                 sizes = [_size(item[5]) for item in items]
@@ -288,16 +304,17 @@ class Peer:
                     raise FrameError(detail=f"values of {sum(sizes)} bytes in a body of {len(frame.body)}")
                 starts = itertools.accumulate(sizes, initial=0)
                 for index, (item, start) in enumerate(zip(items, starts, strict=False)):
-                    self._todo.append(self._put(index, epoch, timeout_s, item, frame.body[start : start + item[5]]))
+                    payload = frame.body[start : start + item[5]]
+                    self._todo.append(partial(self._put, index, epoch, timeout_s, item, payload))
             case Kind.PUT_RESERVED, [int(epoch), int() | float() as timeout_s, [list(item)]]:
                 slot, self._reserved = self._reserved, None
                 if slot is None or not 0 <= _size(item[5]) <= slot.n_bytes:
                     raise FrameError(detail="no memory was granted for this value")
-                self._todo.append(self._put(0, epoch, timeout_s, item, slot.array[: item[5]]))
+                self._todo.append(partial(self._put, 0, epoch, timeout_s, item, slot.array[: item[5]]))
             case Kind.RESERVE, [int(n_bytes)]:
                 self._reserve(n_bytes)
             case Kind.ASK, [int(epoch), int() | float() as timeout_s, str(method), str(key), dict(details)]:
-                self._todo.append(self._ask(epoch, method, key, timeout_s, details))
+                self._todo.append(partial(self._ask, epoch, method, key, timeout_s, details))
             case Kind.GOODBYE, []:
                 self.close("the client hung up")
             case _:
@@ -321,15 +338,43 @@ class Peer:
             self._send(pack(Kind.GRANTED, [segment.number, segment.n_bytes, slot.offset, tenancy.news()]), slot=slot)
         self._flush()
 
-    async def _get(self, index: int, epoch: int, key: str, timeout_s: float) -> None:
+    def _begin_get(self, index: int, epoch: int, key: str, timeout_s: float) -> Coroutine[Any, Any, None] | None:
         hub, tenancy = self._hub, self._tenancy
         landing = Landing(None if tenancy is None else hub.pool, hub.shared_min_bytes, hub.heap, self._begun_to_read)
+        ended = False
+
+        def done(ending: Any) -> None:
+            nonlocal ended
+            ended = True
+            self._reads.pop(index, None)
+            if isinstance(ending, Exception):
+                self._fail(index, "GET", ending)
+            else:
+                head, data = ending
+                self._deliver(index, head, data, landing)
+            self._go_on()
+
         try:
-            head, data = await hub.handler.read(epoch, key, timeout_s, landing)
+            give_up = hub.handler.begin_read(epoch, key, timeout_s, landing, done)
+        except InfiniRayError as error:
+            done(error)
+            return None
+        if give_up is None:
+            return self._get(index, epoch, key, timeout_s, landing)
+        if not ended:
+            self._reads[index] = give_up
+        return None
+
+    async def _get(self, index: int, epoch: int, key: str, timeout_s: float, landing: Landing) -> None:
+        try:
+            head, data = await self._hub.handler.read(epoch, key, timeout_s, landing)
         except Exception as error:
             self._fail(index, "GET", error)
             return
-        slot = landing.slot
+        self._deliver(index, head, data, landing)
+
+    def _deliver(self, index: int, head: str, data: Any, landing: Landing) -> None:
+        slot, tenancy = landing.slot, self._tenancy
         if slot is not None and tenancy is not None and not tenancy.is_over:
             lease, segment = tenancy.grant(slot), slot.segment
             self._unconfirmed.append(lease)
@@ -367,12 +412,45 @@ class Peer:
         self._send(pack(Kind.FAILED, [index], len(text)), text)
 
     def _start_more(self) -> None:
+        """Begin with as many keys as may be under way, and send what is answered."""
+        if self._is_starting:
+            return
+        self._is_starting = True
+        try:
+            while self._may_start():
+                rest = self._todo.popleft()()
+                if rest is not None:
+                    task = self._loop.create_task(rest)
+                    self._tasks.add(task)
+                    task.add_done_callback(self._ended)
+                if not self._may_start():
+                    self._flush()  # which makes room for more answers
+        finally:
+            self._is_starting = False
+
+    def _may_start(self) -> bool:
         largest = self._largest_bytes
         n_at_once = max(1, min(_AT_ONCE, _READING_BYTES // largest)) if largest else _AT_FIRST
-        while self._todo and len(self._tasks) < n_at_once and self._queued_bytes < _QUEUE_BYTES:
-            task = self._loop.create_task(self._todo.popleft())
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
+        n_under_way = len(self._tasks) + len(self._reads)
+        return (
+            bool(self._todo) and n_under_way < n_at_once and self._queued_bytes < _QUEUE_BYTES and not self._is_closed
+        )
+
+    def _go_on(self) -> None:
+        """A read without a task has ended, perhaps in the middle of anything."""
+        if self._is_starting or self._is_closed:
+            return
+        if self._is_busy:  # others may end in this turn of the event loop: their answers go together
+            if not self._is_to_flush:
+                self._is_to_flush = True
+                self._loop.call_soon(self._flush_all)
+        else:
+            self._flush()
+
+    def _flush_all(self) -> None:
+        self._is_to_flush = False
+        self._flush()
+        self._start_more()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -397,7 +475,7 @@ class Peer:
 
     def _flush(self) -> None:
         """Hand the kernel what it takes."""
-        if self._is_closed:
+        if self._is_closed or self._is_writing:
             return
         try:
             while self._out:

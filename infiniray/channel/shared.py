@@ -277,3 +277,27 @@ class Landing:
             self.slot = self._pool.take(n_bytes)
         taken: ByteArray = self._heap.take(n_bytes) if self.slot is None else self.slot.array
         return taken
+
+    @property
+    def place(self) -> Slot | None:
+        """The slot, if there is one."""
+        return self.slot
+
+    def reuse(self, copy: Any) -> ByteArray:
+        """The bytes ``copy.data``, which nobody writes to; ``copy.place`` is what :attr:`place` was of where they are.
+
+        If the client can map memory they are in a slot, from now on if they were not before: many clients may look at
+        one, and none gets a copy of its own.
+        """
+        data: ByteArray = copy.data
+        if self._pool is None or len(data) < self._min_bytes:
+            return data
+        slot = copy.place
+        if not isinstance(slot, Slot) or slot.segment.is_retired:
+            slot = self._pool.take(len(data))
+            if slot is None:
+                return data
+            slot.array[:] = data
+            copy.data, copy.place = slot.array, slot
+        self.slot = slot
+        return slot.array

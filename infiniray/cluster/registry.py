@@ -52,6 +52,10 @@ class ShardRegistry:
         text = json.dumps(copies)
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write, text)
 
+    async def confirm(self) -> None:
+        """Raises: StaleEpoch: there is a later incarnation."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._refuse_if_stale)
+
     async def acquire_slot(self, node: NodeId) -> bool:
         supervisor = rayapi.find_actor(supervisor_name(self._cache))
         return bool(await rayapi.awaited(supervisor.acquire_slot.remote(self._shard, node)))

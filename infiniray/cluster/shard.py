@@ -27,6 +27,7 @@ from infiniray.cluster.priority import match_ray
 from infiniray.cluster.registry import ShardRegistry
 from infiniray.cluster.turns import Turn
 from infiniray.config import Config
+from infiniray.core.commands import ObjectFacts
 from infiniray.core.table import ObjectRecord
 from infiniray.errors import (
     CacheUnavailable,
@@ -232,6 +233,23 @@ class Shard:
         driver = await self._at(epoch, key, timeout_s)
         facts, data = await driver.get(key, timeout_s=timeout_s, landing=landing)
         return facts.head, data
+
+    def begin_read(
+        self, epoch: int, key: str, timeout_s: float, landing: Landing, done: Callable[[Any], None]
+    ) -> Callable[[], None] | None:
+        """As :meth:`read`, without waiting for anything but the key's own chunks; None if there is more to wait for."""
+        starting = self._starting
+        if starting is None or not starting.done() or starting.cancelled() or starting.exception() is not None:
+            return None
+        driver = starting.result()
+        is_known = epoch <= self._membership.epoch and not driver.state.is_recovering
+        if not is_known or not self._owns(key) or self._arrivals.awaits(key):
+            return None
+
+        def end(ending: tuple[ObjectFacts, Any] | InfiniRayError) -> None:
+            done(ending if isinstance(ending, InfiniRayError) else (ending[0].head, ending[1]))
+
+        return driver.begin_get(key, end, timeout_s=timeout_s, landing=landing)
 
     async def write(
         self, epoch: int, key: str, head: str, payload: Any, *,

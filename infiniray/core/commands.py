@@ -23,19 +23,23 @@ __all__ = [
     "CloseLink",
     "Command",
     "Complete",
+    "ConfirmLead",
     "CopyChunk",
     "Decode",
     "DeleteChunks",
+    "DropNear",
     "Encode",
     "Fail",
     "FetchChunk",
     "Gauge",
     "Hold",
     "Invoke",
+    "KeepNear",
     "ListChunks",
     "ObjectFacts",
     "OpenBuffers",
     "Ping",
+    "ReadNear",
     "RegisterCopy",
     "Release",
     "ReleaseSlot",
@@ -240,6 +244,11 @@ class ReleaseSlot:
     node: NodeId
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmLead:
+    """Look whether a later incarnation of the shard has begun. Ends in LeadConfirmed, or in Deposed if one has."""
+
+
 # ---------------------------------------------------------------- to the codec
 
 
@@ -303,6 +312,30 @@ class ShareBuffers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepNear:
+    """Keep the object that is in the operation's buffer as the near copy of its key, until DropNear: beyond Release.
+    There is none of that key."""
+
+    op: OpId
+    facts: ObjectFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropNear:
+    """Let go of the near copy of ``key``. Reads that were given it go on."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadNear:
+    """The object in the operation's buffer is the near copy of ``key``."""
+
+    op: OpId
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Nothing refers to the operation's buffers any more. The last command of every operation but deletes and
     touches."""
@@ -325,7 +358,8 @@ class CancelTimer:
 
 Command = (
     Invoke | Ping | StoreChunk | AbortStore | FetchChunk | Gauge | CancelFetch | DeleteChunks | CloseLink
-    | Hold | Retain | ListChunks | CopyChunk | CancelCopy | RegisterCopy | AcquireSlot | ReleaseSlot
-    | Encode | Decode | Complete | Fail | OpenBuffers | ShareBuffers | Release | SetTimer | CancelTimer
+    | Hold | Retain | ListChunks | CopyChunk | CancelCopy | RegisterCopy | AcquireSlot | ReleaseSlot | ConfirmLead
+    | Encode | Decode | Complete | Fail | OpenBuffers | ShareBuffers | KeepNear | DropNear | ReadNear | Release
+    | SetTimer | CancelTimer
 )  # fmt: skip
 quicken(Command.__args__)

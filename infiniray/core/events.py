@@ -37,6 +37,7 @@ __all__ = [
     "InventoryArrived",
     "InvokeOutcome",
     "InvokeReturned",
+    "LeadConfirmed",
     "LinkClosed",
     "LinkOpened",
     "NodeWanted",
@@ -278,6 +279,13 @@ class SlotAnswered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeadConfirmed:
+    """There was no later incarnation of this shard when that was asked; ``is_sure`` is False if nobody answered."""
+
+    is_sure: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deposed:
     """Another incarnation of this shard, of a later epoch, has taken over."""
 
@@ -323,7 +331,8 @@ Event = (
     | LinkOpened | LinkClosed | PongReceived | ByeReceived
     | ChunkStored | ChunkArrived | ChunkMissing | ChunkDamaged | Gauged | FetchCancelled | ChunksDeleted
     | RequestRefused
-    | Retained | InventoryArrived | ChunkCopied | CopyFailed | CopyRegistered | SlotAnswered | Deposed
+    | Retained | InventoryArrived | ChunkCopied | CopyFailed | CopyRegistered | SlotAnswered | LeadConfirmed
+    | Deposed
     | InvokeReturned | Encoded | Decoded | CodecFailed | TimerFired
 )  # fmt: skip
 quicken(Event.__args__)

@@ -50,6 +50,9 @@ class Policy:
     schemes: SchemePolicy
     #: An object is given up when stored bytes times seconds since its last use exceed this; 0: never.
     idle_byte_s: float = 0.0
+    #: Values of at most ``near_max_bytes`` are kept in the shard, too: so many bytes of them; 0: none.
+    near_bytes: int = 0
+    near_max_bytes: int = 1 << 20
     hedge: Hedge = Hedge.DELAYED
     hedge_delay_s: float = 0.02
     warm: Warm = Warm.ALL

@@ -293,6 +293,7 @@ class Read(Operation):
             self.shard.repairs.repair_from(self.record, lost, source=self.id)
         self.record.is_referenced = True
         self.shard.counters.hits += 1
+        self.shard.near.keep(self.id, self.record)
         self.end(lambda: self.context.out.append(Complete(op=self.id, facts=self.facts)))
 
     def may_hope(self) -> bool:

@@ -9,6 +9,8 @@ Each chunk describes itself, so the inventories of all nodes make the table. Wha
   (:mod:`~infiniray.core.erasing`).
 - By asking a node I make it refuse my predecessor, which has a lower epoch. So it acknowledges nothing that I have not
   seen.
+- If shards keep near copies, which ask no node, I answer nobody before my predecessor has stopped relying on being the
+  only one (:class:`~infiniray.core.near.Lead`).
 - Nodes whose copy on record did not answer are struck off the record before I answer anybody. Should that copy come
   back, its chunks do not count any more, because somebody may have been told by then that they are gone.
 """
@@ -23,6 +25,7 @@ from infiniray.codec.schemes import Scheme
 from infiniray.core.commands import ObjectFacts, RegisterCopy
 from infiniray.core.custody import NOBODY
 from infiniray.core.ids import InstanceId, NodeId
+from infiniray.core.near import LEAD_S
 from infiniray.core.node import Node
 from infiniray.core.policy import footprint_bytes
 from infiniray.core.requests import RECOVERY, Outcome, Request, RequestKind, Settled
@@ -72,6 +75,7 @@ class Recovery:
         self._to_search: set[NodeId] = set()
         self._unregistered: set[NodeId] = set()
         self._is_table_built = False
+        self._quiet_until_s = self._context.now_s + (LEAD_S if self._context.policy.near_bytes else 0.0)
         for name, instance in registered.items():
             if name in shard.nodes:
                 shard.nodes[name].custody.registered = instance
@@ -275,5 +279,13 @@ class Recovery:
         self._finish_if_recorded()
 
     def _finish_if_recorded(self) -> None:
-        if self._is_table_built and not self._unregistered:
+        if not self._is_table_built or self._unregistered:
+            return
+        if self._context.now_s < self._quiet_until_s:
+            self._context.set_timer(("recovery-lead", 0), self._quiet_until_s - self._context.now_s)
+        else:
             self._shard.recovered()
+
+    def on_lead_over(self) -> None:
+        """My predecessor relies on nothing any more."""
+        self._finish_if_recorded()

@@ -24,6 +24,7 @@ from infiniray.core.copies import Copy
 from infiniray.core.draining import Draining
 from infiniray.core.erasing import Delete, Eraser, Residue
 from infiniray.core.ids import LinkId, NodeId, OpId, RequestId
+from infiniray.core.near import NearCopies
 from infiniray.core.node import Link, Node
 from infiniray.core.operation import Operation, Timing
 from infiniray.core.policy import Policy, footprint_bytes
@@ -57,6 +58,7 @@ class Counters:
 
     gets: int = 0
     hits: int = 0
+    near_hits: int = 0  #: of these, the ones that asked no node
     misses: int = 0
     resets: int = 0
     degraded_reads: int = 0
@@ -93,6 +95,7 @@ class ShardState:
         self.table = ObjectTable(idle_byte_s=policy.idle_byte_s)
         self.counters = Counters()
         self.operations: dict[OpId, Operation] = {}
+        self.near = NearCopies(self.context)
         self.backups = Backups(self)
         self.repairs = Repairs(self)
         self.warming = Warming(self)
@@ -129,6 +132,7 @@ class ShardState:
             ev.SlotAnswered: lambda e: self._at_node(
                 e.node, lambda node: self.backups.on_slot(node, granted=e.granted)
             ),
+            ev.LeadConfirmed: lambda e: self.near.lead.on_confirmed(e.is_sure),
             ev.Deposed: self._depose,
             ev.ChunkStored: lambda e: self._answer(e.request, Outcome.DONE, crc=e.crc),
             ev.ChunkArrived: lambda e: self._answer(e.request, Outcome.DONE),
@@ -157,6 +161,7 @@ class ShardState:
             "drain": self.draining.on_timer,
             "recovery": lambda: self._recovery.on_timeout() if self._recovery else None,
             "recover-again": lambda: self._recovery.on_again() if self._recovery else None,
+            "recovery-lead": lambda: self._recovery.on_lead_over() if self._recovery else None,
         }
 
     def handle(self, event: ev.Event, now_s: float) -> list[Command]:
@@ -284,6 +289,8 @@ class ShardState:
             "nodes_connected": sum(node.link is not None for node in self.nodes.values()),
             "objects": len(self.table),
             "object_bytes": self.table.object_bytes,
+            "near_objects": len(self.near),
+            "near_bytes": self.near.n_bytes,
             "stored_bytes": self.stored_bytes,
             "capacity_bytes": self.capacity_bytes,
             "in_flight": len(self.operations),
@@ -315,6 +322,9 @@ class ShardState:
             self.counters.gets += 1
             self.counters.misses += 1
             error = KeyNotFound(key=event.key)
+        elif self.near.answer(event.op, record):
+            self._count_near(record)
+            return
         else:
             error = self._overload(record.facts.size_bytes)
         if error is not None or record is None:
@@ -323,6 +333,14 @@ class ShardState:
             return
         self.counters.gets += 1
         self.begin(Read(event.op, record, self, event.deadline_s))
+
+    def _count_near(self, record: ObjectRecord) -> None:
+        """A read was answered without asking a node."""
+        record.is_referenced = True
+        record.used_s = self.context.now_s
+        self.counters.gets += 1
+        self.counters.hits += 1
+        self.counters.near_hits += 1
 
     def _delete(self, event: ev.DeleteRequested) -> None:
         error = self._not_ready()
@@ -513,6 +531,7 @@ class ShardState:
 
     def retire(self, record: ObjectRecord) -> None:
         """It is not in the table any more: its chunks go when nobody reads them."""
+        self.near.drop(record.facts)
         self.residues.setdefault(record.facts.key, []).append(Residue(record))
         self._sweep_later()
         if not record.n_pins:

@@ -222,6 +222,8 @@ class Write(Storing):
         if self._eraser is None:
             super().look()
         elif self._eraser.look():
+            assert self._record is not None
+            self.shard.near.keep(self.id, self._record)
             self.end(lambda: self.context.out.append(Complete(op=self.id, facts=self.facts)))
 
     def on_timer(self, timing: Timing) -> None:

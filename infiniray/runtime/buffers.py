@@ -17,9 +17,19 @@ import numpy.typing as npt
 from infiniray.codec.schemes import SchemeKind
 from infiniray.core.commands import ObjectFacts
 
-__all__ = ["BufferPool", "OperationBuffers", "Takes"]
+__all__ = ["BufferPool", "NearCopy", "OperationBuffers", "Takes"]
 
 ByteArray = npt.NDArray[np.uint8]
+
+
+class NearCopy:
+    """A small value that is kept; nobody writes to it. ``place`` is what :attr:`Takes.place` was of who took it."""
+
+    __slots__ = ("data", "place")
+
+    def __init__(self, data: ByteArray, place: object) -> None:
+        self.data = data
+        self.place = place
 
 
 class Takes(Protocol):
@@ -27,6 +37,13 @@ class Takes(Protocol):
 
     def take(self, n_bytes: int) -> ByteArray:
         """An array of ``n_bytes`` with whatever in it, the taker's until all views of it are gone."""
+
+    @property
+    def place(self) -> object:
+        """What stands here for the memory that was taken last; None if nothing has to."""
+
+    def reuse(self, copy: NearCopy) -> ByteArray:
+        """The bytes of a near copy, where they are of use; the copy may be there from now on."""
 
 
 #: Smaller ones come from the heap, which reuses them by itself.
@@ -42,6 +59,13 @@ class BufferPool:
         self._now_s = now_s
         #: {capacity: [(since when it is free, memory)]}, the longest free first
         self._free: dict[int, list[tuple[float, ByteArray]]] = {}
+
+    #: views keep it alive by themselves
+    place: object = None
+
+    def reuse(self, copy: NearCopy) -> ByteArray:
+        """A near copy is of use wherever it is."""
+        return copy.data
 
     def take(self, n_bytes: int) -> ByteArray:
         """An array of ``n_bytes`` with whatever in it. Its memory comes back by itself when all views are gone."""
@@ -126,6 +150,20 @@ class OperationBuffers:
         if index not in self._others:
             self._others[index] = self._pool.take(facts.scheme.stored_bytes(index, facts.size_bytes))
         return self._others[index]
+
+    def near_copy(self, facts: ObjectFacts) -> NearCopy:
+        """The object, to be kept: in the memory that it was received in; of a write, whose memory is somebody else's,
+        it is copied."""
+        data = self.object(facts)
+        if not self.is_source:
+            return NearCopy(data, self._landing.place)
+        kept = self._pool.take(len(data))
+        kept[:] = data
+        return NearCopy(kept, None)
+
+    def take_over(self, copy: NearCopy) -> None:
+        """The object is what was kept of it."""
+        self._object = self._landing.reuse(copy)
 
     def set_parity(self, facts: ObjectFacts, parity: list[Any]) -> None:
         for i, chunk in enumerate(parity):

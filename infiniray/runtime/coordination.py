@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-from infiniray.core.commands import AcquireSlot, RegisterCopy, ReleaseSlot
-from infiniray.core.events import CopyRegistered, SlotAnswered
+from infiniray.core.commands import AcquireSlot, ConfirmLead, RegisterCopy, ReleaseSlot
+from infiniray.core.events import CopyRegistered, LeadConfirmed, SlotAnswered
 from infiniray.core.ids import InstanceId, NodeId
 from infiniray.errors import StaleEpoch
 
@@ -16,6 +16,7 @@ __all__ = ["Coordination", "Coordinator", "LoneCoordinator"]
 #: A call that takes longer counts as failed.
 REGISTER_TIMEOUT_S = 10.0
 SLOT_TIMEOUT_S = 2.0
+CONFIRM_TIMEOUT_S = 2.0
 #: Between attempts to register: doubled each time, up to the longest.
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
@@ -32,6 +33,9 @@ class Coordinator(Protocol):
         Raises:
             StaleEpoch: there is a later incarnation of this shard. Nothing is changed.
         """
+
+    async def confirm(self) -> None:
+        """Raises: StaleEpoch: there is a later incarnation of this shard."""
 
     async def acquire_slot(self, node: NodeId) -> bool:
         """Whether a backup of ``node`` may begin. A slot that nobody releases must come free by itself one day."""
@@ -51,6 +55,9 @@ class LoneCoordinator:
     async def register(self, copies: Mapping[NodeId, InstanceId]) -> None:
         self.copies = dict(copies)
 
+    async def confirm(self) -> None:
+        """There is nobody else."""
+
     async def acquire_slot(self, node: NodeId) -> bool:
         if node in self.slots or len(self.slots) >= self._n_slots:
             return False
@@ -68,7 +75,7 @@ class Coordination:
         self,
         coordinator: Coordinator,
         registered: Mapping[NodeId, InstanceId],
-        report: Callable[[CopyRegistered | SlotAnswered], None],
+        report: Callable[[CopyRegistered | SlotAnswered | LeadConfirmed], None],
         depose: Callable[[], None],
     ) -> None:
         self._coordinator = coordinator
@@ -116,6 +123,21 @@ class Coordination:
                 pause_s = FIRST_PAUSE_S
                 for node, instance in covered.items():
                     self._report(CopyRegistered(node=node, instance=instance))
+
+    # ------------------------------------------------------------ being the current incarnation
+
+    def confirm_lead(self, command: ConfirmLead) -> None:
+        self._spawn(self._confirm_lead())
+
+    async def _confirm_lead(self) -> None:
+        try:
+            await asyncio.wait_for(self._coordinator.confirm(), CONFIRM_TIMEOUT_S)
+        except StaleEpoch:
+            self._depose()
+        except Exception:  # nobody could be asked: then it is not certain
+            self._report(LeadConfirmed(is_sure=False))
+        else:
+            self._report(LeadConfirmed(is_sure=True))
 
     # ------------------------------------------------------------ slots
 

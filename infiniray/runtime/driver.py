@@ -10,8 +10,9 @@ import asyncio
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from infiniray.codec.checksum import checksum
 from infiniray.codec.schemes import Scheme, SchemeKind
@@ -19,8 +20,8 @@ from infiniray.core import commands as cmd
 from infiniray.core import events as ev
 from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
 from infiniray.core.shard import ShardState
-from infiniray.errors import CacheUnavailable, SchemeError
-from infiniray.runtime.buffers import BufferPool, ByteArray, OperationBuffers, Takes
+from infiniray.errors import CacheUnavailable, InfiniRayError, SchemeError
+from infiniray.runtime.buffers import BufferPool, ByteArray, NearCopy, OperationBuffers, Takes
 from infiniray.runtime.clock import Clock, Timers
 from infiniray.runtime.coordination import Coordination, Coordinator, LoneCoordinator
 from infiniray.runtime.copies import Copies
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["ChunkCoder", "ShardDriver"]
 
 _CLOSE_TIMEOUT_S = 3.0
+
+T = TypeVar("T")
 
 
 class ChunkCoder(Protocol):
@@ -118,7 +121,9 @@ class ShardDriver:
         self._asking = asyncio.Lock()
         self._reaching = Reaching(lambda node: self.feed(ev.NodeWanted(node=node)))
         self._buffers: dict[OpId, OperationBuffers] = {}
-        self._waiting: dict[OpId, asyncio.Future[cmd.Complete]] = {}
+        self._near: dict[str, NearCopy] = {}
+        #: who is told how an operation ends
+        self._waiting: dict[OpId, Callable[[cmd.Complete | InfiniRayError], None]] = {}
         self._coding: set[asyncio.Task[None]] = set()
         self._op_ids = itertools.count(1)
         self._link_ids = itertools.count(1)
@@ -162,10 +167,10 @@ class ShardDriver:
             task.cancel()
         await asyncio.gather(*self._coding, return_exceptions=True)
         self._timers.clear()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(CacheUnavailable(detail="the shard closes"))
+        while self._waiting:
+            self._waiting.popitem()[1](CacheUnavailable(detail="the shard closes"))
         self._buffers.clear()
+        self._near.clear()
 
     # ------------------------------------------------------------ what clients ask
 
@@ -204,13 +209,45 @@ class ShardDriver:
             KeyNotFound, ObjectLost: a miss.
             Overloaded, DeadlineExceeded: try again.
         """
+        future: asyncio.Future[tuple[cmd.ObjectFacts, ByteArray]] = self._loop.create_future()
+        give_up = self.begin_get(key, partial(_settle, future), timeout_s=timeout_s, landing=landing)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            give_up()
+            raise
+        finally:
+            del future  # else its error would hold this frame, and this frame the error: with it, the memory read into
+
+    def begin_get(
+        self,
+        key: str,
+        done: Callable[[tuple[cmd.ObjectFacts, ByteArray] | InfiniRayError], None],
+        *,
+        timeout_s: float,
+        landing: Takes | None = None,
+    ) -> Callable[[], None]:
+        """As :meth:`get`, without waiting: ``done`` is called once with what that returns or raises, perhaps before
+        this returns; it may begin other reads. What is returned gives the read up: then ``done`` is not called.
+
+        Raises:
+            CacheUnavailable: the shard is closed.
+        """
         op = self._new_op()
         buffers = self._buffers[op] = OperationBuffers(self.pool, landing=landing)
-        done = await self._run(op, ev.GetRequested(op=op, key=key, deadline_s=self._clock.now_s() + timeout_s))
-        assert done.facts is not None
-        data = buffers.object(done.facts)
-        data.flags.writeable = False
-        return done.facts, data
+
+        def end(ending: cmd.Complete | InfiniRayError) -> None:
+            if isinstance(ending, InfiniRayError):
+                done(ending)
+                return
+            assert ending.facts is not None
+            data = buffers.object(ending.facts)
+            data.flags.writeable = False
+            done((ending.facts, data))
+
+        self._waiting[op] = end
+        self.feed(ev.GetRequested(op=op, key=key, deadline_s=self._clock.now_s() + timeout_s))
+        return partial(self._give_up, op)
 
     async def delete(self, key: str, *, timeout_s: float = 30.0) -> bool:
         """Whether there was something.
@@ -299,17 +336,20 @@ class ShardDriver:
 
     async def _run(self, op: OpId, event: ev.Event) -> cmd.Complete:
         future: asyncio.Future[cmd.Complete] = self._loop.create_future()
-        self._waiting[op] = future
+        self._waiting[op] = partial(_settle, future)
+        self.feed(event)
         try:
-            self.feed(event)
             return await future
         except asyncio.CancelledError:
-            if not self._is_closed:
-                self.feed(ev.OpCancelled(op=op))
+            self._give_up(op)
             raise
         finally:
-            self._waiting.pop(op, None)
             del future  # else its error would hold this frame, and this frame the error: with it, the memory read into
+
+    def _give_up(self, op: OpId) -> None:
+        """Nobody waits for it any more."""
+        if self._waiting.pop(op, None) is not None and not self._is_closed:
+            self.feed(ev.OpCancelled(op=op))
 
     # ------------------------------------------------------------ events in, commands out
 
@@ -353,12 +393,16 @@ class ShardDriver:
             cmd.Fail: self._fail,
             cmd.OpenBuffers: self._open_buffers,
             cmd.ShareBuffers: self._share_buffers,
+            cmd.KeepNear: self._keep_near,
+            cmd.DropNear: self._drop_near,
+            cmd.ReadNear: self._read_near,
             cmd.Release: self._release,
             cmd.SetTimer: lambda c: self._timers.set(c.timer, c.at_s),
             cmd.CancelTimer: lambda c: self._timers.cancel(c.timer),
             cmd.RegisterCopy: self._coordination.register,
             cmd.AcquireSlot: self._coordination.acquire_slot,
             cmd.ReleaseSlot: self._coordination.release_slot,
+            cmd.ConfirmLead: self._coordination.confirm_lead,
         }
 
     def _timer_fired(self, timer: Timer) -> None:
@@ -452,14 +496,23 @@ class ShardDriver:
     # ------------------------------------------------------------ commands to clients
 
     def _complete(self, command: cmd.Complete) -> None:
-        future = self._waiting.get(command.op)
-        if future is not None and not future.done():
-            future.set_result(command)
+        end = self._waiting.pop(command.op, None)
+        if end is not None:
+            end(command)
 
     def _fail(self, command: cmd.Fail) -> None:
-        future = self._waiting.get(command.op)
-        if future is not None and not future.done():
-            future.set_exception(command.error)
+        end = self._waiting.pop(command.op, None)
+        if end is not None:
+            end(command.error)
+
+    def _keep_near(self, command: cmd.KeepNear) -> None:
+        self._near[command.facts.key] = self._buffers[command.op].near_copy(command.facts)
+
+    def _drop_near(self, command: cmd.DropNear) -> None:
+        del self._near[command.key]
+
+    def _read_near(self, command: cmd.ReadNear) -> None:
+        self._buffers[command.op].take_over(self._near[command.key])
 
     def _release(self, command: cmd.Release) -> None:
         self._buffers.pop(command.op, None)
@@ -547,6 +600,15 @@ class ShardDriver:
             self.counters["protocol_errors"] += 1
         self._copies.on_link_closed(link.id)
         self.feed(ev.LinkClosed(link=link.id))
+
+
+def _settle(future: asyncio.Future[T], ending: T | InfiniRayError) -> None:
+    if future.done():
+        return
+    if isinstance(ending, InfiniRayError):
+        future.set_exception(ending)
+    else:
+        future.set_result(ending)
 
 
 def _session(frame: Frame) -> SessionId:

@@ -65,6 +65,8 @@ class _Operation:
     is_coded: bool = False
     is_sealed: bool = False
     is_for_one_chunk: bool = False
+    #: what a read was given without asking a node
+    near: tuple[object] | None = None
 
 
 class SimDriver:
@@ -122,6 +124,8 @@ class SimDriver:
         self._requests: set[RequestId] = set()  # STOREs, FETCHes and copies, until they are answered or cancelled
         #: of chunks on their way: when they left, and when they will be here
         self._coming: dict[RequestId, tuple[float, float]] = {}
+        #: {key: (version, value)} of the near copies
+        self._near: dict[str, tuple[int, object]] = {}
         self._timers: dict[Timer, int] = {}
         self._timer_ids = itertools.count(1)
         self._events: deque[ev.Event] = deque()
@@ -144,6 +148,10 @@ class SimDriver:
             cmd.RegisterCopy: self._register,
             cmd.AcquireSlot: self._acquire_slot,
             cmd.ReleaseSlot: self._release_slot,
+            cmd.ConfirmLead: self._confirm_lead,
+            cmd.KeepNear: self._keep_near,
+            cmd.DropNear: self._drop_near,
+            cmd.ReadNear: self._read_near,
             cmd.Encode: self._encode,
             cmd.Decode: self._decode,
             cmd.Complete: self._complete,
@@ -543,9 +551,41 @@ class SimDriver:
         self.slots.discard(command.node)
         self.supervisor.release_slot(command.node)
 
+    def _confirm_lead(self, command: cmd.ConfirmLead) -> None:
+        """The fence is looked at on the way there: whoever has raised it since is not seen."""
+        registry = self.registry
+        event: ev.Event = ev.LeadConfirmed(is_sure=not registry.is_away)
+        if not registry.is_away and not registry.is_current(self.epoch):
+            event = ev.Deposed()
+        self.clock.after(self.platform.model.registry_s, lambda: self.feed(event))
+
+    # ------------------------------------------------------------ near copies
+
+    def _keep_near(self, command: cmd.KeepNear) -> None:
+        operation, facts = self._held(command), command.facts
+        if facts.key in self._near:
+            raise Violation(f"there is a near copy of {facts.key!r} already: {command}")
+        value = self._put_together(facts, operation) if operation.received else operation.value
+        self._near[facts.key] = facts.version, value
+
+    def _drop_near(self, command: cmd.DropNear) -> None:
+        if self._near.pop(command.key, None) is None:
+            raise Violation(f"there is no near copy: {command}")
+
+    def _read_near(self, command: cmd.ReadNear) -> None:
+        if command.key not in self._near:
+            raise Violation(f"there is no near copy: {command}")
+        self._held(command).near = (self._near[command.key][1],)
+
+    @property
+    def near_keys(self) -> list[str]:
+        return sorted(self._near)
+
     # ------------------------------------------------------------ codec and clients
 
-    def _held(self, command: cmd.StoreChunk | cmd.FetchChunk | cmd.Encode | cmd.Decode) -> _Operation:
+    def _held(
+        self, command: cmd.StoreChunk | cmd.FetchChunk | cmd.Encode | cmd.Decode | cmd.KeepNear | cmd.ReadNear
+    ) -> _Operation:
         """Raises: Violation: the operation's buffers are released."""
         operation = self._operations.get(command.op)
         if operation is None:
@@ -583,6 +623,8 @@ class SimDriver:
         if operation is not None and command.facts is not None and operation.received:
             operation.is_sealed = True
             ending.value = self._put_together(command.facts, operation)
+        elif operation is not None and operation.near is not None:
+            (ending.value,) = operation.near
         self._end(command.op, ending)
 
     @staticmethod

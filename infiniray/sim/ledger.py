@@ -61,6 +61,7 @@ def wrong_books(state: ShardState, driver: SimDriver) -> str | None:
         or _invocations(state, driver)
         or _backups(state, driver)
         or _operations(state)
+        or _near(state, driver)
     )
 
 
@@ -133,3 +134,13 @@ def _operations(state: ShardState) -> str | None:
     """What nobody waits for, repairs and moves, ends too."""
     late = [op for op in state.operations.values() if op.deadline_s < state.context.now_s - 1e-6]
     return f"these have not ended by their deadline: {late}" if late else None
+
+
+def _near(state: ShardState, driver: SimDriver) -> str | None:
+    """Near copies are of what is in the table, within their limit, and the driver has the same."""
+    keys = [key for key in driver.near_keys if (record := state.table.find(key)) is None or not state.near.has(record)]
+    if keys or len(state.near) != len(driver.near_keys):
+        return f"near copies {driver.near_keys} are kept, of which {keys} are not of what their keys hold"
+    if state.near.n_bytes > state.context.policy.near_bytes:
+        return f"near copies take {state.near.n_bytes} of {state.context.policy.near_bytes} bytes"
+    return None

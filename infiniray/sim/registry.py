@@ -21,7 +21,11 @@ class SimRegistry:
 
     def register(self, epoch: int, node: NodeId, instance: InstanceId) -> bool:
         """Write it down; False if another incarnation has taken over."""
-        if epoch < self.epoch:
+        if not self.is_current(epoch):
             return False
         self.copies[node] = instance
         return True
+
+    def is_current(self, epoch: int) -> bool:
+        """Whether no later incarnation has begun."""
+        return epoch >= self.epoch

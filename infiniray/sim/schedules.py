@@ -159,7 +159,10 @@ class _Schedule:
         self.random = random.Random(seed)
         luck_is_bad = self.random.random() < 0.75
         ends = random.Random(f"ends {seed}")  # apart, so that schedules stay what they were
+        self.apart = random.Random(f"near {seed}")  # the same of near copies
         policy = Policy(
+            near_bytes=self.apart.choice([0, 0, 150_000, 1 << 20, 64 << 20]),
+            near_max_bytes=self.apart.choice([1 << 16, 1 << 20]),
             idle_byte_s=ends.choice([0.0, 0.0, 3e6, 1e8]),
             sweep_interval_s=ends.choice([1.0, 10.0]),
             warm_replicas=ends.choice([False, True]),
@@ -210,6 +213,8 @@ class _Schedule:
         self.slowed: set[NodeId] = set()
         self.keys = {key: _Key() for key in _KEYS}
         self.reads: dict[OpId, _Read] = {}
+        #: through former incarnations
+        self.late_reads: dict[OpId, tuple[SimDriver, _Read]] = {}
         self.deadlines: dict[OpId, float] = {}
         self.damaged: set[NodeId] = set()
         #: (key, version) of objects that a client was told are lost
@@ -240,6 +245,7 @@ class _Schedule:
             self.n_done += 1
             self.random.choices(actions, weights)[0]()
             self.driver.clock.run(self.driver.clock.now_s + self.random.choice([0.0, 0.001, 0.01, 0.05, 0.5, 3.0]))
+            self._get_of_former()
             self._check()
         self._come_to_rest()
         self._read_all()
@@ -273,6 +279,19 @@ class _Schedule:
 
     def _get(self) -> None:
         self._get_key(self.random.choice(_KEYS))
+        for _ in range(self.apart.choice([0, 0, 1, 4]) if self.policy.near_bytes else 0):
+            self.driver.clock.run(self.driver.clock.now_s + self.apart.choice([0.0, 0.002, 0.05]))
+            key = self.apart.choice(_KEYS)
+            self._get_key(key)
+
+    def _get_of_former(self) -> None:
+        """A client that has not heard of the new incarnation asks a former one, which has not either: for what that may
+        have without asking a node."""
+        for driver in self.former:
+            if driver.near_keys and not driver.is_dead and not driver.state.is_deposed:
+                key = self.apart.choice(driver.near_keys)
+                read = _Read(key, self.driver.clock.now_s, 0)
+                self.late_reads[driver.get(key, timeout_s=_TIMEOUT_S)] = driver, read
 
     def _get_key(self, key: str) -> None:
         now_s = self.driver.clock.now_s
@@ -522,9 +541,23 @@ class _Schedule:
                 if driver is self.driver:
                     self.tally[_COUNTED.get(type(ending.error), "")] += 1
                 self._read(self.reads.pop(op), ending)
-        oldest_s = min((read.began_s for read in self.reads.values()), default=self.driver.clock.now_s)
+        self._check_late_reads()
+        reads = (*self.reads.values(), *(read for _, read in self.late_reads.values()))
+        oldest_s = min((read.began_s for read in reads), default=self.driver.clock.now_s)
         for record in self.keys.values():
             record.forget_old(oldest_s)
+
+    def _check_late_reads(self) -> None:
+        """A former incarnation may have lost sight of a key, or refuse; what it says is not out of date."""
+        for op, (driver, read) in list(self.late_reads.items()):
+            ending = driver.endings.pop(op, None)
+            if ending is None and not driver.is_dead:
+                continue
+            del self.late_reads[op]
+            if ending is not None and ending.error is None:
+                allowed = self.keys[read.key].allowed(read.began_s)
+                if ending.value not in allowed:
+                    raise Violation(f"{read.key!r} was read as {ending.value!r} through a former incarnation")
 
     def _written(self, key: str, write: _Write, ending: Ending) -> None:
         if ending.error is None:

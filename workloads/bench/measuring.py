@@ -36,14 +36,17 @@ _BARRIER_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What holds for a whole run: the scheme of the cache ("default": by size), its nodes, its network."""
+    """What holds for a whole run: the scheme of the cache ("default": by size), its nodes, its network, and whether its
+    shards keep near copies."""
 
     scheme: str
     awake: bool = True
     shaped: bool = False
+    near: bool = False
 
     def __str__(self) -> str:
-        return f"{self.scheme}, {'awake' if self.awake else 'asleep'}{', shaped' if self.shaped else ''}"
+        extras = (", shaped" if self.shaped else "") + (", near copies" if self.near else "")
+        return f"{self.scheme}, {'awake' if self.awake else 'asleep'}{extras}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +122,7 @@ def measure(
             clients=case.clients,
             awake=conditions.awake,
             shaped=conditions.shaped,
+            near=conditions.near and target is targets[0],
             n_values=case.n_values,
             rounds=case.rounds,
         )

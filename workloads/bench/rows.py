@@ -41,6 +41,8 @@ class BenchRow:
     clients: int
     awake: bool
     shaped: bool
+    #: shards kept near copies, and small values were read from these
+    near: bool = False
     #: values in one call: 1, or what get_many and put_many take
     n_values: int
     n_calls: int
@@ -102,7 +104,7 @@ def render(rows: Sequence[BenchRow]) -> Table:
             format_bytes(row.size_bytes) + (f" x {row.n_values}" if row.n_values > 1 else ""),
             row.op,
             str(row.clients),
-            row.system,
+            row.system + (" near" if row.near else ""),
             row.scheme,
             f"{row.median_s * 1e3:.3f}",
             f"{row.p25_s * 1e3:.3f}-{row.p75_s * 1e3:.3f}",

@@ -56,6 +56,8 @@ class Setting:
         """As configuration of the cache."""
         session: dict[str, Any] = {"connect_timeout_s": _CONNECT_TIMEOUT_S}
         sections: dict[str, Any] = {"read": {"hedge": self.hedge}, "session": session}
+        if not conditions.near:
+            sections["near"] = {"bytes": 0}
         if conditions.awake:
             session["linger_s"] = _LINGER_S
         if conditions.shaped:

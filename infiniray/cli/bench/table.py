@@ -50,6 +50,7 @@ _MANY_BYTES = 128 << 20
 @click.option("--awake", is_flag=True, help="Nodes are in a session when they are asked; so by default.")
 @click.option("--asleep", is_flag=True, help="Nodes must be invoked first. Both: one after the other.")
 @click.option("--shaped", is_flag=True, help="Nodes have the bandwidth of --node-rate, not the machine's.")
+@click.option("--near", is_flag=True, help="Also with shards that keep copies of small values, in rows of their own.")
 @node_rate_option("75MiB")
 @hedge_option
 @json_option
@@ -66,6 +67,7 @@ def bench(
     awake: bool,
     asleep: bool,
     shaped: bool,
+    near: bool,
     node_rate: int,
     hedge: str,
     as_json: bool,
@@ -95,8 +97,8 @@ def bench(
     states = [state for state, wanted in ((True, awake or not asleep), (False, asleep)) if wanted]
     rows: list[BenchRow] = []
     for scheme in schemes:
-        for state in states:
-            conditions = Conditions(scheme=scheme, awake=state, shaped=shaped)
+        for state, keeps in ((state, keeps) for state in states for keeps in ((False, True) if near else (False,))):
+            conditions = Conditions(scheme=scheme, awake=state, shaped=shaped, near=keeps)
             for row in _rows(conditions, setting, cases, ops, available(others)):
                 rows.append(row)
                 if as_json:

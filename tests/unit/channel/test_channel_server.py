@@ -349,3 +349,104 @@ async def test_the_shards_end_is_the_end_of_its_connections(shard: Shard) -> Non
         Speaker(shard.endpoint)
     leases.close()
     requests.close()
+
+
+# ---------------------------------------------------------------- reads that begin without a task
+
+
+@pytest.mark.parametrize("is_answered_at_once", [True, False])
+async def test_reads_that_begin_at_once_are_answered_like_others(shard: Shard, is_answered_at_once: bool) -> None:
+    shard.objects.begins = True
+    sizes = {"a": 10, "b": 0, "c": SHARED_MIN + 1, "d": MIB}
+    datas = {key: shard.store(key, size) for key, size in sizes.items()}
+    speaker = Speaker(shard.endpoint)
+    await speaker.greet()
+    if not is_answered_at_once:
+        shard.objects.gate.clear()
+    await speaker.say(pack(Kind.GET, [1, 5.0, [*sizes, "none"]]))
+    if not is_answered_at_once:
+        await until(lambda: len(shard.objects.waiting) == len(sizes) + 1)
+        shard.objects.answer("none", "d", "b")
+        shard.objects.answer("a", "c")
+    frames = [await speaker.hear() for _ in range(len(sizes) + 1)]
+    found = {frame.meta[0]: frame for frame in frames if frame is not None}
+    assert sorted(found) == list(range(5))
+    assert found[4].kind == Kind.FAILED
+    for index, key in enumerate(sizes):
+        assert found[index].kind == Kind.VALUE  # this client maps nothing
+        assert bytes(found[index].body) == datas[key].tobytes()
+    speaker.close()
+
+
+async def test_answers_of_one_turn_go_together(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard.objects.begins = True
+    keys = [f"k{i}" for i in range(100)]
+    for key in keys:
+        shard.store(key, 10)
+    speaker = Speaker(shard.endpoint)
+    await speaker.greet()
+    calls: list[int] = []
+    hand_over = peer.Peer._hand_over
+
+    def counted(self: peer.Peer) -> int:
+        calls.append(hand_over(self))
+        return calls[-1]
+
+    monkeypatch.setattr(peer.Peer, "_hand_over", counted)
+    await speaker.say(pack(Kind.GET, [1, 5.0, keys]))
+    for _ in keys:
+        await speaker.hear()
+    assert len(calls) == -(-2 * len(keys) // peer._MAX_PARTS)  # head and body of each
+    speaker.close()
+
+
+async def test_who_hangs_up_has_his_reads_given_up(shard: Shard) -> None:
+    shard.objects.begins = True
+    shard.objects.gate.clear()
+    for key in "abc":
+        shard.store(key, 10)
+    speaker = Speaker(shard.endpoint)
+    await speaker.greet()
+    await speaker.say(pack(Kind.GET, [1, 5.0, ["a", "b", "c"]]))
+    await until(lambda: len(shard.objects.waiting) == 3)
+    shard.objects.answer("b")
+    speaker.close()
+    await until(lambda: shard.stats()["connections"] == 0)
+    assert shard.objects.cancelled == 2
+    assert shard.objects.waiting == {}
+
+
+async def test_a_request_while_reads_are_under_way_is_garbage(shard: Shard) -> None:
+    shard.objects.begins = True
+    shard.objects.gate.clear()
+    shard.store("a", 10)
+    speaker = Speaker(shard.endpoint)
+    await speaker.greet()
+    await speaker.say(pack(Kind.GET, [1, 5.0, ["a"]]))
+    await until(lambda: len(shard.objects.waiting) == 1)
+    await speaker.say(pack(Kind.ASK, [1, 5.0, "ttl", "k", {}]))
+    assert await speaker.hear() is None
+    assert shard.stats()["garbage"] == 1
+    assert shard.objects.cancelled == 1
+    speaker.close()
+
+
+async def test_no_more_reads_are_begun_at_once_than_may_be(shard: Shard) -> None:
+    shard.objects.begins = True
+    shard.objects.gate.clear()
+    keys = [f"k{i}" for i in range(20)]
+    for key in keys:
+        shard.store(key, 10)
+    speaker = Speaker(shard.endpoint)
+    await speaker.greet()
+    await speaker.say(pack(Kind.GET, [1, 5.0, keys]))
+    await until(lambda: bool(shard.objects.waiting))
+    answered = 0
+    while answered < len(keys):
+        assert len(shard.objects.waiting) == min(peer._AT_FIRST, len(keys) - answered) or answered
+        assert len(shard.objects.waiting) <= peer._AT_ONCE
+        shard.objects.answer(next(iter(shard.objects.waiting)))
+        answered += 1
+        await until(lambda: bool(shard.objects.waiting) or answered == len(keys))  # noqa: B023
+        await speaker.hear()
+    speaker.close()

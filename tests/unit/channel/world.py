@@ -27,6 +27,8 @@ class Objects:
         self.writes: list[tuple[str, str, bool]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.begins = False
+        self.waiting: dict[str, Any] = {}
         self.pauses_after_landing = False
         self.landed = self.most_landed = 0
         self.begun = self.cancelled = self.at_once = self.most_at_once = 0
@@ -45,6 +47,35 @@ class Objects:
                 await asyncio.sleep(0)
             self.landed -= 1
         return head, place
+
+    def begin_read(self, epoch: int, key: str, timeout_s: float, landing: Landing, done: Any) -> Any:
+        """Only if ``begins``: then answered at once, or by :meth:`answer` while the gate is closed."""
+        if not self.begins:
+            return None
+        self.begun += 1
+
+        def answer() -> None:
+            if key not in self.stored:
+                done(KeyNotFound(key=key))
+                return
+            head, data = self.stored[key]
+            place = landing.take(len(data))
+            place[:] = data
+            done((head, place))
+
+        if self.gate.is_set():
+            answer()
+        else:
+            self.waiting[key] = answer
+
+        def give_up() -> None:
+            self.cancelled += self.waiting.pop(key, None) is not None
+
+        return give_up
+
+    def answer(self, *keys: str) -> None:
+        for key in keys:
+            self.waiting.pop(key)()
 
     async def write(
         self, epoch: int, key: str, head: str, payload: Any, *,

@@ -67,6 +67,7 @@ class World:
         self.timers: dict[Timer, float] = {}
         self.holds_codec = False
         self.holds_registry = False
+        self.near: dict[str, cmd.ObjectFacts] = {}
         self._instance_ids = itertools.count()
         self.nodes = {node: ScriptedNode(self._new_instance()) for node in capacities}
         self._op_ids = itertools.count(1)
@@ -228,6 +229,16 @@ class World:
             case cmd.RegisterCopy(node=node, instance=instance):
                 if not self.holds_registry:
                     self.tell(ev.CopyRegistered(node=node, instance=instance))
+            case cmd.ConfirmLead():
+                if not self.holds_registry:
+                    self.tell(ev.LeadConfirmed(is_sure=True))
+            case cmd.KeepNear(facts=facts):
+                assert facts.key not in self.near
+                self.near[facts.key] = facts
+            case cmd.DropNear(key=key):
+                del self.near[key]
+            case cmd.ReadNear(key=key):
+                assert key in self.near
             case cmd.AcquireSlot(node=node):
                 self.tell(ev.SlotAnswered(node=node, granted=False))
             case cmd.AbortStore(request=request) | cmd.CancelFetch(request=request):

@@ -244,9 +244,12 @@ class GridCoordinator(LoneCoordinator):
             former.newest_epoch = epoch
 
     async def register(self, copies: Mapping[NodeId, InstanceId]) -> None:
+        await self.confirm()
+        await super().register(copies)
+
+    async def confirm(self) -> None:
         if self.newest_epoch > self.epoch:
             raise StaleEpoch(seen=self.epoch, current=self.newest_epoch)
-        await super().register(copies)
 
 
 class Grid:
