@@ -1,8 +1,8 @@
-"""What may be spent in a time: bytes, dollars."""
+"""What may be spent: bytes or dollars in a time, or a share of what is earned."""
 
 from __future__ import annotations
 
-__all__ = ["Budget"]
+__all__ = ["Allowance", "Budget"]
 
 
 class Budget:
@@ -36,3 +36,22 @@ class Budget:
         if self._counted_s is not None:
             self._left = min(self._burst, self._left + (now_s - self._counted_s) * self._per_s)
         self._counted_s = now_s
+
+
+class Allowance:
+    """What may be spent on the side is a share of what was earned, saved up to ``burst``; it is full at the start."""
+
+    def __init__(self, share: float, burst: float) -> None:
+        self._share = share
+        self._burst = burst
+        self._left = burst
+
+    def earn(self, amount: float) -> None:
+        self._left = min(self._burst, self._left + self._share * amount)
+
+    def spend(self, amount: float) -> bool:
+        """Whether there was enough."""
+        if amount > self._left:
+            return False
+        self._left -= amount
+        return True

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Operation", "Timing"]
 
 
+#: For so many times the time after which a chunk's transfer has stalled, one waits behind others that get on.
+MAX_QUEUED_STALLS = 5
+
+
 class Timing(enum.Enum):
     """What an operation's timers are for; the first half of their names."""
 
@@ -111,10 +115,15 @@ class Operation:
             self.on_settled(settled)
 
     def fail_stalled(self) -> None:
-        """Give up on requests that take too long, one by one."""
-        now_s = self.context.now_s
+        """Give up on requests that take too long, one by one: not on those that wait behind others, at a node which has
+        just answered some. To ask for them elsewhere would make all queues longer."""
+        now_s, stall_s = self.context.now_s, self.context.policy.stall_s
         for index, request in list(self.open.items()):
             if request.due_s <= now_s and not self.is_over:
+                is_queued = self.shard.nodes[request.node].answered_s > now_s - stall_s
+                if is_queued and now_s - self.started_s < MAX_QUEUED_STALLS * stall_s:
+                    request.due_s = now_s + stall_s
+                    continue
                 self.withdraw(index)
                 self.shard.nodes[request.node].note_stall()
                 detail = f"{request.node} did not finish chunk {index} in time"

@@ -99,12 +99,8 @@ class Read(Operation):
         if timing is not Timing.DEADLINE and self._count(ChunkState.COMPLETE) >= self.facts.scheme.k:
             return  # being decoded: a chunk that came now could overwrite one that is decoded already
         self._strike_given_up()
-        if timing is Timing.HEDGE and self._is_only_queued():
-            self.set_timer(Timing.HEDGE, self.context.policy.hedge_delay_s)
-        elif timing is Timing.HEDGE:
-            self.shard.counters.reads_hedged += 1
-            for index in self._by_preference(ChunkState.UNASKED):
-                self._ask(index)
+        if timing is Timing.HEDGE:
+            self._hedge()
         elif timing is Timing.GAUGE:
             self._gauge()
         elif timing is Timing.AGAIN:
@@ -168,13 +164,27 @@ class Read(Operation):
         if usual > GAUGED_SHARE:
             return
         slow = [i for i, n in come.items() if self.states[i] is ChunkState.PENDING and n < STRAGGLER_SHARE * usual]
-        if not slow:
+        spare = self._by_preference(ChunkState.UNASKED)[: len(slow)]
+        if not slow or not self._may_ask_more(spare):
             if self.context.now_s - self.started_s < MAX_GAUGES * self.context.policy.hedge_delay_s:
                 self.set_timer(Timing.GAUGE, self.context.policy.hedge_delay_s)
             return
         self.shard.counters.reads_hedged += 1
-        for index in self._by_preference(ChunkState.UNASKED)[: len(slow)]:
+        for index in spare:
             self._ask(index)
+
+    def _hedge(self) -> None:
+        """The first k are overdue: ask for parity, too, unless that would only make queues longer."""
+        spare = self._by_preference(ChunkState.UNASKED)
+        if self._is_only_queued():
+            self.set_timer(Timing.HEDGE, self.context.policy.hedge_delay_s)
+        elif not self._may_ask_more(spare):
+            elapsed_s = self.context.now_s - self.started_s
+            self.set_timer(Timing.HEDGE, max(self.context.policy.hedge_delay_s, OVERDUE_SHARE * elapsed_s))
+        else:
+            self.shard.counters.reads_hedged += 1
+            for index in spare:
+                self._ask(index)
 
     def _is_only_queued(self) -> bool:
         """Whether the nodes that were asked have just answered others: this read waits its turn behind many, at them
@@ -187,6 +197,20 @@ class Read(Operation):
             return False
         asked = [self.shard.nodes[request.node] for request in self.open.values()]
         return bool(asked) and all(node.answered_s > now_s - policy.hedge_delay_s for node in asked)
+
+    def _may_ask_more(self, spare: list[int]) -> bool:
+        """Whether more than k chunks may be asked for. Where nodes have others to answer, too, these get slower by it:
+        so all such hedges together have no more than a share of what reads deliver (Dean and Barroso, "The tail at
+        scale", CACM 2013), unless a node has said nothing for long.
+        """
+        policy, now_s = self.context.policy, self.context.now_s
+        asked = [self.shard.nodes[request.node] for request in self.open.values()]
+        n_bytes = sum(self.facts.scheme.stored_bytes(index, self.facts.size_bytes) for index in spare)
+        if all(node.n_unsettled <= 1 for node in asked):
+            return True
+        if any(node.answered_s < now_s - policy.stall_s / 2 for node in asked):
+            return True
+        return self.shard.hedging.spend(n_bytes)
 
     def _expect_the_rest(self) -> None:
         """All but r of the first k chunks are here: the others are overdue if they take a quarter longer than these.
@@ -293,6 +317,7 @@ class Read(Operation):
             self.shard.repairs.repair_from(self.record, lost, source=self.id)
         self.record.is_referenced = True
         self.shard.counters.hits += 1
+        self.shard.hedging.earn(self.facts.size_bytes)
         self.shard.near.keep(self.id, self.record)
         self.end(lambda: self.context.out.append(Complete(op=self.id, facts=self.facts)))
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from infiniray.core import events as ev
 from infiniray.core.backup import Backups
+from infiniray.core.budget import Allowance
 from infiniray.core.commands import CloseLink, Command, Complete, Fail, ObjectFacts, Release
 from infiniray.core.context import Context
 from infiniray.core.copies import Copy
@@ -50,6 +51,9 @@ __all__ = ["Counters", "ShardState"]
 
 #: Objects that one sweep takes out at most, so that it never holds up requests for long.
 SWEEP_LIMIT = 256
+#: Of the bytes that reads deliver, the share that hedges may ask for while many reads wait for the same nodes.
+HEDGED_SHARE = 0.1
+HEDGED_BURST_BYTES = 16 << 20
 
 
 @dataclass(slots=True)
@@ -96,6 +100,8 @@ class ShardState:
         self.counters = Counters()
         self.operations: dict[OpId, Operation] = {}
         self.near = NearCopies(self.context)
+        #: bytes that reads among others may ask for beyond what they need
+        self.hedging = Allowance(HEDGED_SHARE, HEDGED_BURST_BYTES)
         self.backups = Backups(self)
         self.repairs = Repairs(self)
         self.warming = Warming(self)

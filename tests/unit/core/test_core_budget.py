@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from infiniray.core.budget import Budget
+from infiniray.core.budget import Allowance, Budget
 
 
 def test_it_is_full_at_the_start() -> None:
@@ -48,3 +48,15 @@ def test_all_that_was_spent_is_counted() -> None:
     budget.spend(3.0, 0.0)
     budget.spend(4.0, 1.0)
     assert budget.spent == 7.0
+
+
+def test_an_allowance_is_a_share_of_what_was_earned_and_is_not_saved_up_for_ever() -> None:
+    allowance = Allowance(share=0.1, burst=50)
+    assert allowance.spend(50)
+    assert not allowance.spend(1)
+    allowance.earn(100)
+    assert allowance.spend(10)
+    assert not allowance.spend(0.1)
+    allowance.earn(10_000)
+    assert not allowance.spend(51)
+    assert allowance.spend(50)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from core_world import MIB, Instance, World
+from core_world import MIB, START_S, Instance, World
 
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
 from infiniray.core.ids import InstanceId, NodeId, OpId, SessionId
+from infiniray.core.operation import MAX_QUEUED_STALLS
 from infiniray.core.policy import Hedge
+from infiniray.core.shard import HEDGED_BURST_BYTES, HEDGED_SHARE
 from infiniray.errors import DeadlineExceeded, KeyNotFound, ObjectLost, Overloaded, SchemeError
 
 BOTH = pytest.mark.parametrize("hedge", Hedge)
@@ -416,6 +418,70 @@ def test_chunks_are_overdue_when_they_take_a_quarter_longer_than_the_others_did(
 
 
 # ---------------------------------------------------------------- behind many others
+
+
+def many_half_arrived(n: int) -> tuple[World, list[OpId]]:
+    """Reads of one large object at once, each of which has all but two of its chunks; the nodes of these are busy."""
+    world = World(hedge_delay_s=0.02)
+    world.facts(world.put("a", 100 * MIB))
+    nodes = [world.node_of("a", index) for index in range(4)]
+    for node in world.nodes.values():
+        node.holds = True
+    gets = [world.get("a") for _ in range(n)]
+    world.advance(0.1)
+    for node in nodes[:2]:
+        world.let_some_go(node, lambda command: True)
+    return world, gets
+
+
+def answer_one(world: World) -> None:
+    """Every node answers one more of what it was asked."""
+    for name, node in world.nodes.items():
+        if node.held:
+            first = node.held[0][0]
+            world.let_some_go(name, lambda command, first=first: command is first)
+
+
+def test_among_many_reads_hedges_ask_for_a_share_of_what_is_read() -> None:
+    world, gets = many_half_arrived(20)
+    while any(world.is_open(get) for get in gets):
+        world.advance(0.1)
+        answer_one(world)
+    asked_bytes = 25 * MIB * (len(world.said(cmd.FetchChunk)) - 4 * len(gets))
+    assert 0 <= asked_bytes <= HEDGED_BURST_BYTES + HEDGED_SHARE * len(gets) * 100 * MIB
+    assert world.state.counters.hits == len(gets)
+
+
+def test_a_node_that_says_nothing_for_long_is_not_waited_for_however_many_wait() -> None:
+    world, gets = many_half_arrived(20)
+    world.advance(3.0)
+    assert world.state.counters.reads_hedged == len(gets)
+
+
+def test_what_waits_behind_others_has_not_stalled() -> None:
+    world, gets = many_half_arrived(20)
+    for _ in range(40):  # far beyond the time for one chunk
+        world.advance(0.1)
+        answer_one(world)
+    for node in world.nodes:
+        assert world.state.nodes[node].suspect_until_s == 0.0
+    assert world.state.counters.hits == len(gets)
+
+
+def test_but_not_for_ever() -> None:
+    world = World(stall_s=0.5, hedge_delay_s=100.0)
+    world.facts(world.put("a", 100 * MIB))
+    node = world.node_of("a", 0)
+    world.nodes[node].holds = True
+    world.get("a")
+    since = len(world.commands)
+    for _ in range(200):
+        world.advance(0.1)
+        world.state.nodes[node].answered_s = world.now_s  # it answers others
+        if asked(world, since):
+            break
+    assert asked(world, since)
+    assert world.now_s - START_S < 2 * MAX_QUEUED_STALLS * 0.5 + 100 * MIB / (20 * MIB)
 
 
 def queue_at_one_node(n: int) -> tuple[World, OpId, list[OpId]]:
