@@ -117,6 +117,7 @@ class Keeper:
 
 
 def test_a_process_that_ends_gives_back_what_it_had(cache: Cache) -> None:
+    near = channel(cache)["shared"]["bytes_in_use"]  # of smaller values that were read
     cache["k"] = data(LARGE)
     keeper = Keeper.remote(cache)
     total = int(data(LARGE).sum())
@@ -124,7 +125,7 @@ def test_a_process_that_ends_gives_back_what_it_had(cache: Cache) -> None:
     assert channel(cache)["leases"] == 1
     ray.kill(keeper)
     until(lambda: channel(cache)["leases"] == 0)
-    until(lambda: channel(cache)["shared"]["bytes_in_use"] == 0)
+    until(lambda: channel(cache)["shared"]["bytes_in_use"] <= near)
     assert ray.get(reads_directly.remote(cache), timeout=60) == total
 
 
