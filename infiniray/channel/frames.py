@@ -68,11 +68,14 @@ class Frame(NamedTuple):
 #: exactly so many bytes. Raises: FrameError: such a body may not come now.
 Place = Callable[[int, Any, int], Any]
 _NOTHING = memoryview(b"")
+#: As ``json.dumps`` and ``json.loads``, which look at their arguments, and make an encoder, for each call.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
 
 
 def pack(kind: Kind, meta: Sequence[Any] = (), body_bytes: int = 0) -> bytes:
     """Everything of a frame that stands before its body."""
-    text = json.dumps(meta, separators=(",", ":")).encode()
+    text = _encode(meta).encode()
     return _HEADER.pack(_MAGIC, kind, len(text), body_bytes) + text
 
 
@@ -168,7 +171,7 @@ class FrameReader:
 
 def _meta(text: memoryview) -> Any:
     try:
-        meta = json.loads(bytes(text))
+        meta = _decode(str(text, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise FrameError(detail=f"meta is not JSON: {error}") from None
     if not isinstance(meta, list):

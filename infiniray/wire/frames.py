@@ -100,6 +100,9 @@ class Frame(NamedTuple):
 #: ``body_bytes``, or None to read and drop it.
 BodySink = Callable[[Frame], "memoryview | None"]
 _EMPTY = memoryview(b"")
+#: As ``json.dumps`` and ``json.loads``, which look at their arguments, and make an encoder, for each call.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
 
 
 def pack(
@@ -110,7 +113,7 @@ def pack(
     Raises:
         ProtocolError: meta or body longer than a frame may carry.
     """
-    text = json.dumps(meta, separators=(",", ":")).encode() if meta else b""
+    text = _encode(meta).encode() if meta else b""
     if len(text) > MAX_META_BYTES or not 0 <= body_bytes <= SEGMENT_BYTES:
         raise ProtocolError(f"{kind.name} of {len(text)} meta and {body_bytes} body bytes is too long for a frame")
     return _HEADER.pack(kind, 0, _MAGIC, epoch, request, len(text), body_bytes) + text
@@ -235,7 +238,7 @@ def _meta(text: memoryview) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        meta = json.loads(bytes(text))
+        meta = _decode(str(text, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"meta is not JSON: {error}") from None
     if not isinstance(meta, dict):
