@@ -57,9 +57,9 @@ class Handler(Protocol):
 
     async def write(
         self, epoch: int, key: str, head: str, payload: Any, *, request: str, ttl_s: float | None, timeout_s: float,
-        is_again: bool,
+        is_again: bool, place: Slot | None,
     ) -> None:  # fmt: skip
-        """Store a serialized value."""
+        """Store a serialized value; ``place`` is the slot that it lies in, which is for nothing else from now on."""
 
     async def ask(self, epoch: int, method: str, key: str, timeout_s: float, details: dict[str, Any]) -> Any:
         """Call a method that takes a key, and returns what JSON can carry."""
@@ -310,7 +310,7 @@ class Peer:
                 slot, self._reserved = self._reserved, None
                 if slot is None or not 0 <= _size(item[5]) <= slot.n_bytes:
                     raise FrameError(detail="no memory was granted for this value")
-                self._todo.append(partial(self._put, 0, epoch, timeout_s, item, slot.array[: item[5]]))
+                self._todo.append(partial(self._put, 0, epoch, timeout_s, item, slot.array[: item[5]], slot))
             case Kind.RESERVE, [int(n_bytes)]:
                 self._reserve(n_bytes)
             case Kind.ASK, [int(epoch), int() | float() as timeout_s, str(method), str(key), dict(details)]:
@@ -386,12 +386,15 @@ class Peer:
     def _begun_to_read(self, n_bytes: int) -> None:
         self._largest_bytes = max(self._largest_bytes, n_bytes)
 
-    async def _put(self, index: int, epoch: int, timeout_s: float, item: list[Any], payload: Any) -> None:
+    async def _put(
+        self, index: int, epoch: int, timeout_s: float, item: list[Any], payload: Any, place: Slot | None = None
+    ) -> None:
         try:
             key, head, request, ttl_s, is_again, _ = item
             await self._hub.handler.write(
-                epoch, key, head, payload, request=request, ttl_s=ttl_s, timeout_s=timeout_s, is_again=is_again
-            )
+                epoch, key, head, payload,
+                request=request, ttl_s=ttl_s, timeout_s=timeout_s, is_again=is_again, place=place,
+            )  # fmt: skip
         except Exception as error:
             self._fail(index, "PUT", error)
         else:

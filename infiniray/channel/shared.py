@@ -300,4 +300,4 @@ class Landing:
             slot.array[:] = data
             copy.data, copy.place = slot.array, slot
         self.slot = slot
-        return slot.array
+        return slot.array[: len(data)]

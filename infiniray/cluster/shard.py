@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from infiniray.channel.server import ChannelServer, Endpoint
-from infiniray.channel.shared import Landing
+from infiniray.channel.shared import Landing, Slot
 from infiniray.cluster import rayapi
 from infiniray.cluster.arrivals import Arrivals, Offer
 from infiniray.cluster.assembly import assemble, open_channel
@@ -179,12 +179,13 @@ class Shard:
 
     async def put(
         self, epoch: int, key: str, head: str, payload: Any, refs: list[Any], *,
-        request: str, ttl_s: float | None, timeout_s: float, is_again: bool = False,
+        request: str, ttl_s: float | None, timeout_s: float, is_again: bool = False, place: object = None,
     ) -> None:  # fmt: skip
         """Store a serialized value. ``payload`` is small ``bytes``, or a view of Ray's shared memory, whose reference
         is in ``refs`` if it is large.
 
         Args:
+            place: see :meth:`.ShardDriver.put`.
             is_again: a former incarnation of mine may have stored it already, and others may have replaced it since:
                 it is not stored once more.
 
@@ -201,7 +202,8 @@ class Shard:
                 return
             with self._flights.overridden(key), self._coder_of(driver).object_in_store(payload, refs):
                 try:
-                    await driver.put(key, signed, memoryview(payload), expires_s=expires_s, timeout_s=timeout_s)
+                    data = memoryview(payload)
+                    await driver.put(key, signed, data, expires_s=expires_s, timeout_s=timeout_s, place=place)
                 except StaleEpoch as deposed:  # in the middle of it: unlike a refusal of :meth:`_at`
                     raise CacheUnavailable(detail=f"{self._shard} was deposed while it stored: {deposed}") from None
 
@@ -253,12 +255,13 @@ class Shard:
 
     async def write(
         self, epoch: int, key: str, head: str, payload: Any, *,
-        request: str, ttl_s: float | None, timeout_s: float, is_again: bool,
+        request: str, ttl_s: float | None, timeout_s: float, is_again: bool, place: Slot | None,
     ) -> None:  # fmt: skip
         """As :meth:`put`."""
         await self.put(
-            epoch, key, head, payload, [], request=request, ttl_s=ttl_s, timeout_s=timeout_s, is_again=is_again
-        )
+            epoch, key, head, payload, [],
+            request=request, ttl_s=ttl_s, timeout_s=timeout_s, is_again=is_again, place=place,
+        )  # fmt: skip
 
     async def ask(self, epoch: int, method: str, key: str, timeout_s: float, details: dict[str, Any]) -> Any:
         """As the method of this name."""

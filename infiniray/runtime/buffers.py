@@ -122,13 +122,21 @@ class OperationBuffers:
     Args:
         is_for_one_chunk: chunks are on their own: there is no object that they would be part of.
         landing: where memory for the object is taken; None: where all is.
+        place: what keeps the memory of ``data``, if that may stay where it is when the write is over.
     """
 
     def __init__(
-        self, pool: BufferPool, data: Any = None, *, is_for_one_chunk: bool = False, landing: Takes | None = None
+        self,
+        pool: BufferPool,
+        data: Any = None,
+        *,
+        is_for_one_chunk: bool = False,
+        landing: Takes | None = None,
+        place: object = None,
     ) -> None:
         self._pool = pool
         self._landing = pool if landing is None else landing
+        self._place = place
         self._is_for_one_chunk = is_for_one_chunk
         self._object: ByteArray | None = None if data is None else _as_array(data)
         #: the object is whole: chunks are sent from here, not received
@@ -152,9 +160,10 @@ class OperationBuffers:
         return self._others[index]
 
     def near_copy(self, facts: ObjectFacts) -> NearCopy:
-        """The object, to be kept: in the memory that it was received in; of a write, whose memory is somebody else's,
-        it is copied."""
+        """The object, to be kept: where it is, or copied if that memory is somebody else's."""
         data = self.object(facts)
+        if self._place is not None:
+            return NearCopy(data, self._place)
         if not self.is_source:
             return NearCopy(data, self._landing.place)
         kept = self._pool.take(len(data))

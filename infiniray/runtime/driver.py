@@ -175,19 +175,21 @@ class ShardDriver:
     # ------------------------------------------------------------ what clients ask
 
     async def put(
-        self, key: str, head: str, data: Any, *, expires_s: float | None, timeout_s: float
+        self, key: str, head: str, data: Any, *, expires_s: float | None, timeout_s: float, place: object = None
     ) -> cmd.ObjectFacts:
         """Store the bytes of ``data`` (one contiguous buffer, which must not change meanwhile).
 
         Args:
             head: what a reader needs to make a value of them; kept with every chunk.
             expires_s: Unix time, None for never.
+            place: what keeps the memory of ``data``, which nobody writes to any more: a near copy may stay there. None:
+                it is somebody else's.
 
         Raises:
             ValueTooLarge, PoolFull, WriteFailed, Overloaded, DeadlineExceeded: nothing of it is kept.
         """
         op = self._new_op()
-        self._buffers[op] = OperationBuffers(self.pool, data)
+        self._buffers[op] = OperationBuffers(self.pool, data, place=place)
         size_bytes = memoryview(data).nbytes
         deadline_s = self._clock.now_s() + timeout_s
         event = ev.PutRequested(

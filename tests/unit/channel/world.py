@@ -79,8 +79,9 @@ class Objects:
 
     async def write(
         self, epoch: int, key: str, head: str, payload: Any, *,
-        request: str, ttl_s: float | None, timeout_s: float, is_again: bool,
+        request: str, ttl_s: float | None, timeout_s: float, is_again: bool, place: Any,
     ) -> None:  # fmt: skip
+        assert place is None or np.shares_memory(place.array, payload)
         await self._pass()
         self.writes.append((key, request, is_again))
         self.stored[key] = (head, np.array(payload, np.uint8))

@@ -96,6 +96,27 @@ async def test_clients_that_map_memory_look_at_the_same_slot(grid: MakeGrid) -> 
     shared.close()
 
 
+async def test_what_was_written_from_a_slot_stays_there(grid: MakeGrid) -> None:
+    pool = await grid(scheme="rs:4+2", linger_s=5.0, **NEAR)
+    await sure(pool)
+    shared = SharedPool(8 << 20, lambda: 0.0)
+    slot = shared.take(SIZE)
+    assert slot is not None
+    slot.array[:] = random_bytes(SIZE)
+    await pool.driver.put("k", "head", slot.array, expires_s=None, timeout_s=5.0, place=slot)
+    landing = Landing(shared, 100_000, pool.driver.pool)
+    _, found = await pool.driver.get("k", timeout_s=5.0, landing=landing)
+    assert landing.slot is slot
+    assert np.shares_memory(found, slot.array)
+    assert np.array_equal(found, random_bytes(SIZE))
+    del slot, landing, found
+    assert shared.stats()["bytes_in_use"] > 0
+    await pool.driver.delete("k")
+    await pool.settled()
+    assert shared.stats()["bytes_in_use"] == 0
+    shared.close()
+
+
 async def test_small_ones_and_those_that_find_no_room_are_copied(grid: MakeGrid) -> None:
     pool = await grid(scheme="mirror:2", linger_s=5.0, **NEAR)
     await sure(pool)
