@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from infiniray.core.ring import Ring
 from infiniray.units import format_bytes
 from workloads.baselines import ByteArray
 from workloads.bench.measuring import random_values
@@ -53,10 +55,14 @@ def measure_shards(
 ) -> list[ShardsRow]:
     """Read from each cache for ``round_s`` at a time, ``clients`` threads at once, the caches in turns.
 
+    Each shard has as many of the objects: of only a few, chance gives one shard far more than others, and all readers
+    wait for that one.
+
     Raises:
         TargetFailed: other bytes came back than were stored.
     """
-    values = random_values(size_bytes, [f"shards/{i}" for i in range(_KEYS)])
+    rings = [_ring(here) for here in stands]
+    values = random_values(size_bytes, _spread_keys(rings))
     calls_s: list[list[float]] = [[] for _ in stands]
     rates: list[list[float]] = [[] for _ in stands]
     for here in stands:
@@ -93,6 +99,28 @@ def measure_shards(
         )
         for n, here in enumerate(stands)
     ]
+
+
+def _ring(here: Stand) -> Ring:
+    """Which shard of a cache has which key."""
+    names = [f"shard-{i}" for i in range(here.setting.shards)]
+    return Ring(epoch=1, shards=dict.fromkeys(names, 1.0))
+
+
+def _spread_keys(rings: Sequence[Ring]) -> list[str]:
+    """Keys of which every shard of every cache has an equal part, as far as their number allows."""
+    keys: list[str] = []
+    counts = [Counter[str]() for _ in rings]
+    for i in itertools.count():
+        key = f"shards/{i}"
+        owners = [ring.owner(key) for ring in rings]
+        if all(n[owner] < -(-_KEYS // len(ring.shards)) for ring, owner, n in zip(rings, owners, counts, strict=True)):
+            keys.append(key)
+            for n, owner in zip(counts, owners, strict=True):
+                n[owner] += 1
+        if len(keys) == _KEYS:
+            return keys
+    raise AssertionError
 
 
 def _round(
