@@ -35,7 +35,7 @@ _PATIENCE_S = 40.0
 
 @pytest.fixture(scope="module")
 def survivor(local_ray: str) -> Iterator[Cache]:
-    """Its functions stay awake for seconds and are not backed up."""
+    """Its functions stay awake for seconds and are not backed up. What is read comes from them."""
     with infiniray.start(
         nodes=NODES,
         shards=1,
@@ -44,6 +44,7 @@ def survivor(local_ray: str) -> Iterator[Cache]:
         name="survivor",
         session={"linger_s": LINGER_S},
         availability={"backup_interval_s": 0, "warm_interval_s": 1},
+        near={"bytes": 0},
     ) as cache:
         yield cache
 
