@@ -66,10 +66,15 @@ class Handler(Protocol):
 
 
 class Tenancy:
-    """One client process, and the slots that it may be looking at."""
+    """One client process, and the slots that it may be looking at.
 
-    def __init__(self, pool: SharedPool) -> None:
+    Args:
+        hear: reads what the process has said of them by now.
+    """
+
+    def __init__(self, pool: SharedPool, hear: Callable[[], None]) -> None:
         self.name = new_nonce()
+        self._hear = hear
         self.is_over = False
         self._pool = pool
         self._leases: dict[int, Slot] = {}
@@ -85,6 +90,12 @@ class Tenancy:
         number = next(self._numbers)
         self._leases[number] = slot
         return number
+
+    def catch_up(self) -> None:
+        """The process is about to get more: what it had let go of before it asked is free by then. It said so on
+        another connection, which the event loop may not have come to."""
+        if self._leases:
+            self._hear()
 
     def news(self) -> list[int]:
         """Segments that the process need not keep mapped any more, and has not been told of."""
@@ -199,6 +210,8 @@ class Peer:
     # ------------------------------------------------------------ in
 
     def _readable(self) -> None:
+        if self._is_closed:
+            return
         try:
             if self._is_for_leases:
                 self._read_leases()
@@ -277,7 +290,7 @@ class Peer:
             self._tenancy = None  # another machine maps nothing of this one's
         elif role == "leases":
             self._is_for_leases = True
-            self._tenancy = Tenancy(hub.pool)
+            self._tenancy = Tenancy(hub.pool, self._readable)
             hub.tenancies[self._tenancy.name] = self._tenancy
         else:
             self._tenancy = hub.tenancies.get(name)
@@ -292,6 +305,8 @@ class Peer:
     # ------------------------------------------------------------ requests
 
     def _begin(self, frame: Frame) -> None:
+        if self._tenancy is not None and frame.kind in (Kind.GET, Kind.RESERVE):
+            self._tenancy.catch_up()
         match frame.kind, frame.meta:
             case Kind.GET, [int(epoch), int() | float() as timeout_s, list(keys)]:
                 self._check_count(keys)

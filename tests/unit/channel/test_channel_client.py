@@ -465,3 +465,17 @@ async def test_a_speaker_and_a_channel_are_two_clients(shard: Shard, channel: Ch
     assert shard.stats()["connections"] == 3
     del value
     speaker.close()
+
+
+async def test_what_was_let_go_of_before_a_request_is_free_for_its_answer(shard: Shard, channel: Channel) -> None:
+    """Whichever of a client's two connections the event loop comes to first."""
+    shard.store("k", 3 * MIB)
+    value = await value_of(channel, "k")
+    del value
+    gc.collect()
+    (leases,) = [p for p in shard.server._peers if p._is_for_leases]
+    asyncio.get_running_loop().remove_reader(leases._socket)  # it is not come to at all
+    again = await value_of(channel, "k")
+    assert shard.stats()["leases"] == 1
+    assert shard.stats()["shared"]["bytes_in_use"] == 3 * MIB
+    assert len(again) == 3 * MIB
