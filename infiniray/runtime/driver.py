@@ -211,10 +211,12 @@ class ShardDriver:
             KeyNotFound, ObjectLost: a miss.
             Overloaded, DeadlineExceeded: try again.
         """
-        future: asyncio.Future[tuple[cmd.ObjectFacts, ByteArray]] = self._loop.create_future()
-        give_up = self.begin_get(key, partial(_settle, future), timeout_s=timeout_s, landing=landing)
+        future: asyncio.Future[None] = self._loop.create_future()
+        found: list[tuple[cmd.ObjectFacts, ByteArray]] = []  # not in the future, which the event loop has for longer
+        give_up = self.begin_get(key, partial(_take, future, found), timeout_s=timeout_s, landing=landing)
         try:
-            return await future
+            await future
+            return found.pop()
         except asyncio.CancelledError:
             give_up()
             raise
@@ -602,6 +604,14 @@ class ShardDriver:
             self.counters["protocol_errors"] += 1
         self._copies.on_link_closed(link.id)
         self.feed(ev.LinkClosed(link=link.id))
+
+
+def _take(future: asyncio.Future[None], found: list[T], ending: T | InfiniRayError) -> None:
+    if isinstance(ending, InfiniRayError):
+        _settle(future, ending)
+    else:
+        found.append(ending)
+        _settle(future, None)
 
 
 def _settle(future: asyncio.Future[T], ending: T | InfiniRayError) -> None:

@@ -17,6 +17,7 @@ import pytest
 from grid import Grid, random_bytes
 
 from infiniray.codec.checksum import checksum
+from infiniray.codec.schemes import Scheme
 from infiniray.runtime import link
 from infiniray.wire.frames import _SCRATCH_BYTES, SEGMENT_BYTES, Kind
 from lambda_agent import session
@@ -82,8 +83,10 @@ def segments(scheme: Any, indices: range, size: int) -> int:
 async def test_every_chunk_crosses_the_wire_once_and_a_read_takes_no_more_than_the_object(
     grid: MakeGrid, counted: Counted, name: str, size: int
 ) -> None:
-    pool = await grid(scheme=name, n_nodes=12, linger_s=5.0)
+    pool = await grid(scheme=name, n_nodes=Scheme.parse(name).n, linger_s=5.0)  # all are awake
     await warm(pool, size)
+    await pool.put("before", random_bytes(size))  # every node has just answered
+    await pool.settled()
     data = random_bytes(size, seed=1)
 
     before = pool.driver.stats()
