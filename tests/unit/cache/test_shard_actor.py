@@ -45,7 +45,9 @@ class FakeDriver:
     async def close(self) -> None:
         self.is_closed = True
 
-    async def put(self, key: str, head: str, data: Any, *, expires_s: float | None, timeout_s: float) -> None:
+    async def put(
+        self, key: str, head: str, data: Any, *, expires_s: float | None, timeout_s: float, place: object = None
+    ) -> None:
         self.n_puts += 1
         await self.gate.wait()
         if self.failures:

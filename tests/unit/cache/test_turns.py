@@ -60,7 +60,9 @@ class FakeDriver:
     async def close(self) -> None:
         pass
 
-    async def put(self, key: str, head: str, data: Any, *, expires_s: float | None, timeout_s: float) -> None:
+    async def put(
+        self, key: str, head: str, data: Any, *, expires_s: float | None, timeout_s: float, place: object = None
+    ) -> None:
         self.n_versions += 1
         version = self.n_versions
         await self.gate.wait()
