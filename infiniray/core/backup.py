@@ -28,11 +28,12 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from infiniray.core.alarm import Alarm
 from infiniray.core.commands import AcquireSlot, CancelCopy, CopyChunk, DeleteChunks, Hold, ReleaseSlot
 from infiniray.core.copies import Link
 from infiniray.core.custody import Held, Retention
 from infiniray.core.events import InvokeOutcome
-from infiniray.core.ids import InstanceId, LinkId, NodeId, RequestId, SessionId, Timer
+from infiniray.core.ids import InstanceId, LinkId, NodeId, RequestId, SessionId
 from infiniray.wire.describe import ChunkId, SeqSpans
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ __all__ = ["Backup", "BackupCounters", "Backups", "Phase"]
 SLOT_RETRY_S = 5.0
 #: How often chunks that were written during the backup are looked for before what is still coming is left to the next.
 MAX_ROUNDS = 8
+#: Nodes that are due within this share of an interval are looked at together.
+EARLY_SHARE = 0.01
 #: A backup waits so long at most for a warm-up that the replica has not answered yet, a cold start included.
 PAIR_PATIENCE_S = 1.0
 
@@ -146,7 +149,7 @@ class Backup:
 
     def on_copied(self, request: RequestId) -> None:
         _, held, _, target = self._settle(request)
-        target.spans.add(held.seq)
+        self.node.custody.note_copied(target.copy, held.seq)
         self.shard.backups.counters.backup_chunks += 1
         self.shard.backups.counters.backup_bytes += held.n_bytes
         self._copy_more()
@@ -165,7 +168,7 @@ class Backup:
             if copied == chunk:
                 self._settle(request)
                 self.context.out.append(CancelCopy(request=request))
-                self.shard.backups.stirred.append(self)
+                self.shard.backups.stir(self)
 
     def pass_on(self, delete: DeleteChunks) -> None:
         """What is deleted at the source is deleted at the peer, as the same change."""
@@ -272,6 +275,8 @@ class Backups:
         self.copying: dict[RequestId, Backup] = {}
         self._shard = shard
         self._context = shard.context
+        self._next: Alarm[Node] = Alarm(shard.context, "backup", self._on_time, early_share=EARLY_SHARE)
+        self._limits: Alarm[Node] = Alarm(shard.context, "backup-limit", self._on_limit)
         self._done_s: dict[NodeId, float] = {}  # when a backup was last completed
         self._done_seen: dict[NodeId, SeqSpans] = {}  # and what the node had seen then
         self._asked: set[NodeId] = set()  # for a slot
@@ -282,13 +287,28 @@ class Backups:
         #: nodes whose backup has ended, to be looked at then
         self.over: list[Node] = []
 
+    def stir(self, backup: Backup) -> None:
+        """A backup is to be looked at when the event is handled."""
+        self.stirred.append(backup)
+        self._context.is_unsettled = True
+
+    def on_next(self) -> None:
+        self._next.ring()
+
+    def on_limits(self) -> None:
+        self._limits.ring()
+
+    def ends_at_s(self, node: Node) -> float | None:
+        """When the backup that goes on of a node is given up at the latest; None: none does."""
+        return self._limits.due_s(node)
+
     @property
     def is_on(self) -> bool:
         return self._context.policy.backup_interval_s > 0
 
     def watch(self, node: Node) -> None:
         if self.is_on:
-            self._set(node, self._context.fraction("backup", node.id) * self._context.policy.backup_interval_s)
+            self._next.set(node, self._context.fraction("backup", node.id) * self._context.policy.backup_interval_s)
 
     def age_s(self, node: Node) -> float | None:
         """How long ago the last complete backup was; None if there was none."""
@@ -305,7 +325,7 @@ class Backups:
         if self.is_on and not self.is_expected(node):
             if node.pair.is_out:  # the replica is busy: another one would be started
                 self._wanted.add(node.id)
-                self._set(node, PAIR_PATIENCE_S)
+                self._next.set(node, PAIR_PATIENCE_S)
             else:
                 self._ask(node)
         return self.is_on
@@ -332,36 +352,35 @@ class Backups:
                 else:
                     self._done_with[node.id] = instances
 
-    def on_timer(self, node: Node) -> None:
+    def _on_time(self, node: Node) -> None:
         """It may be time for the next one."""
         if node.backup is not None or node.id in self._asked:
             return
         if node.id in self._wanted:
             self._ask(node)
         elif node.pair.is_out:
-            self._set(node, PAIR_PATIENCE_S)
+            self._next.set(node, PAIR_PATIENCE_S)
         elif self._is_due(node):
             self._ask(node)
         else:
-            self._set(node, self._context.policy.backup_interval_s)
+            self._next.set(node, self._context.policy.backup_interval_s)
 
     def on_slot(self, node: Node, *, granted: bool) -> None:
         self._asked.discard(node.id)
         if not granted:
-            self._set(node, SLOT_RETRY_S * (0.5 + self._context.fraction("slot", node.id, self._context.now_s)))
+            self._next.set(node, SLOT_RETRY_S * (0.5 + self._context.fraction("slot", node.id, self._context.now_s)))
             self._shard.repairs.inspect(node, may_copy=False)
             return
-        timer: Timer = ("backup-limit", node.id)
-        self._context.set_timer(timer, self._context.policy.backup_timeout_s)
+        self._limits.set(node, self._context.policy.backup_timeout_s)
         node.begin_backup(Backup(node, self._shard))
 
-    def on_limit(self, node: Node) -> None:
+    def _on_limit(self, node: Node) -> None:
         if node.backup is not None:
             node.backup.fail("it took too long")
 
     def ended(self, backup: Backup, *, is_done: bool) -> None:
         node, policy = backup.node, self._context.policy
-        self._context.cancel_timer(("backup-limit", node.id))
+        self._limits.call_off(node)
         self._context.out.append(ReleaseSlot(node=node.id))
         if is_done:
             self.counters.backups += 1
@@ -374,30 +393,30 @@ class Backups:
         else:
             self.counters.backups_failed += 1
         goes_on = backup.is_partial or not is_done
-        self._set(node, policy.backup_retry_s if goes_on else policy.backup_interval_s)
+        self._next.set(node, policy.backup_retry_s if goes_on else policy.backup_interval_s)
         self.over.append(node)
+        self._context.is_unsettled = True
 
-    def forget(self, node: NodeId) -> None:
+    def forget(self, node: Node) -> None:
         """The node has left."""
-        self._done_s.pop(node, None)
-        self._done_seen.pop(node, None)
-        self._done_with.pop(node, None)
-        self._asked.discard(node)
-        self._wanted.discard(node)
+        self._next.call_off(node)
+        self._done_s.pop(node.id, None)
+        self._done_seen.pop(node.id, None)
+        self._done_with.pop(node.id, None)
+        self._asked.discard(node.id)
+        self._wanted.discard(node.id)
 
     def _is_due(self, node: Node) -> bool:
         if not node.custody.holdings:
             return False
         if self._context.policy.warm_replicas and node.copy is not None and node.pair.replica is not None:
-            return any(node.custody.differing(node.copy, node.pair.replica))
-        age_s = self.age_s(node)
+            return node.custody.differ(node.copy, node.pair.replica)
+        policy, age_s = self._context.policy, self.age_s(node)
         changed = self._done_seen.get(node.id) != node.custody.seen
-        return changed or age_s is None or age_s >= self._context.policy.backup_max_age_s
+        old_s = policy.backup_max_age_s - EARLY_SHARE * policy.backup_interval_s  # it may have been its turn early
+        return changed or age_s is None or age_s >= old_s
 
     def _ask(self, node: Node) -> None:
         self._wanted.discard(node.id)
         self._asked.add(node.id)
         self._context.out.append(AcquireSlot(node=node.id))
-
-    def _set(self, node: Node, after_s: float) -> None:
-        self._context.set_timer(("backup", node.id), after_s)

@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from typing import TYPE_CHECKING
 
+from infiniray.core.alarm import Alarm
 from infiniray.core.commands import CancelTimer, Command, SetTimer
 from infiniray.core.ids import RequestId, Timer
 from infiniray.core.policy import Policy
@@ -28,8 +29,13 @@ class Context:
         self.epoch = epoch
         self.now_s = 0.0
         self.out: list[Command] = []
+        #: more follows from the event: something has been put into one of the collections below, or a backup's state
+        #: has changed that is to be looked at
+        self.is_unsettled = False
         self.settled: deque[Settled] = deque()
         self.homes: dict[RequestId, Node] = {}
+        #: of nodes from which something is expected: an answer, or the end of a departure
+        self.silence: Alarm[Node] = Alarm(self, "silence", lambda node: node.on_silence())
         #: nodes whose current copy has become another one
         self.turned: deque[Node] = deque()
         #: nodes that know of their replica what can be known
@@ -39,10 +45,21 @@ class Context:
         self._n_requests = 0
         self._last_stamp = 0
 
-    @property
-    def is_unsettled(self) -> bool:
-        """Whether more follows from the event."""
-        return bool(self.settled or self.turned or self.paired or self.progressed)
+    def note_settled(self, settled: Settled) -> None:
+        self.settled.append(settled)
+        self.is_unsettled = True
+
+    def note_turned(self, node: Node) -> None:
+        self.turned.append(node)
+        self.is_unsettled = True
+
+    def note_paired(self, node: Node) -> None:
+        self.paired.append(node)
+        self.is_unsettled = True
+
+    def note_progress(self, node_or_key: str) -> None:
+        self.progressed.add(node_or_key)
+        self.is_unsettled = True
 
     def new_request_id(self) -> RequestId:
         # 32 bits on the wire; after 4 billion requests no early one is still open
@@ -57,6 +74,9 @@ class Context:
 
     def set_timer(self, timer: Timer, after_s: float) -> None:
         self.out.append(SetTimer(timer=timer, at_s=self.now_s + after_s))
+
+    def set_timer_at(self, timer: Timer, at_s: float) -> None:
+        self.out.append(SetTimer(timer=timer, at_s=at_s))
 
     def cancel_timer(self, timer: Timer) -> None:
         self.out.append(CancelTimer(timer=timer))

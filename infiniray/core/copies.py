@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from infiniray.core.ids import InstanceId, LinkId, SessionId
 from infiniray.wire.describe import SeqSpans
 
-__all__ = ["Copy", "Link"]
+__all__ = ["Copy", "Lacks", "Link"]
+
+
+@dataclass(slots=True, eq=False)
+class Lacks:
+    """Which numbers of a node's books a copy does not have: true while neither the books nor its spans change."""
+
+    seqs: set[int]
+    n_changes: int  # of the books
+    spans: SeqSpans
+    n_spans_changes: int
 
 
 @dataclass(slots=True, eq=False)
@@ -16,6 +26,13 @@ class Copy:
 
     instance: InstanceId
     spans: SeqSpans
+    #: for the node's books, which work it out
+    lacks: Lacks | None = None
+
+    def learn(self, spans: SeqSpans) -> None:
+        """It says itself what it has seen."""
+        if self.spans != spans:
+            self.spans = spans.copy()
 
 
 @dataclass(slots=True, eq=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from infiniray.core.copies import Copy
+from infiniray.core.copies import Copy, Lacks
 from infiniray.core.ids import InstanceId
 from infiniray.wire.describe import ChunkId, SeqSpans
 
@@ -46,9 +46,10 @@ class Custody:
 
     def __init__(self) -> None:
         self.holdings: dict[ChunkId, Held] = {}
-        #: the same in the order of their numbers, so that what a copy lacks is found without looking at all
+        #: the same by number, and the numbers in order, so that what a copy lacks is found without looking at all
+        self._chunks: dict[int, ChunkId] = {}
         self._seqs: list[int] = []
-        self._chunks: list[ChunkId] = []
+        self._n_changes = 0  # of the holdings
         #: to be deleted: not told, or not confirmed yet
         self.garbage: dict[ChunkId, None] = {}
         #: every number whose change was made, or never will be
@@ -67,9 +68,9 @@ class Custody:
         """The node has confirmed an insert."""
         self._let_go(chunk)
         self.holdings[chunk] = Held(seq, n_bytes)
-        i = bisect_right(self._seqs, seq)
-        self._seqs.insert(i, seq)
-        self._chunks.insert(i, chunk)
+        self._chunks[seq] = chunk
+        insort(self._seqs, seq)
+        self._n_changes += 1
         self.garbage.pop(chunk, None)
 
     def discard(self, chunk: ChunkId) -> None:
@@ -80,8 +81,9 @@ class Custody:
     def _let_go(self, chunk: ChunkId) -> None:
         held = self.holdings.pop(chunk, None)
         if held is not None:
-            i = self._chunks.index(chunk, bisect_left(self._seqs, held.seq))
-            del self._seqs[i], self._chunks[i]
+            del self._chunks[held.seq]
+            del self._seqs[bisect_left(self._seqs, held.seq)]
+            self._n_changes += 1
 
     def deleted(self, chunks: Iterable[ChunkId]) -> None:
         """The current copy has confirmed a deletion."""
@@ -90,41 +92,71 @@ class Custody:
 
     def lacking(self, copy: Copy) -> list[tuple[ChunkId, Held]]:
         """What ``copy`` is to hold and does not have."""
-        holdings, chunks = self.holdings, self._chunks
-        return [(chunk, holdings[chunk]) for part in self._between(copy.spans) for chunk in chunks[part]]
+        return self._numbered(self._lacked_by(copy))
 
     def differing(self, one: Copy, other: Copy) -> tuple[list[tuple[ChunkId, Held]], list[tuple[ChunkId, Held]]]:
         """What only the first of two copies has of what both are to hold, and what only the second has."""
-        holdings, chunks = self.holdings, self._chunks
-        lacks_one, lacks_other = (
-            {place for part in self._between(copy.spans) for place in range(part.start, part.stop)}
-            for copy in (one, other)
-        )
-        return (
-            [(chunks[place], holdings[chunks[place]]) for place in sorted(lacks_other - lacks_one)],
-            [(chunks[place], holdings[chunks[place]]) for place in sorted(lacks_one - lacks_other)],
-        )
+        lacks_one, lacks_other = self._lacked_by(one), self._lacked_by(other)
+        return self._numbered(lacks_other - lacks_one), self._numbered(lacks_one - lacks_other)
 
-    def _between(self, spans: SeqSpans) -> list[slice]:
-        """Where among the numbers in order those are that ``spans`` leave out."""
+    def differ(self, one: Copy, other: Copy) -> bool:
+        """Whether one of two copies has anything that the other has not, of what both are to hold."""
+        return self._lacked_by(one) != self._lacked_by(other)
+
+    def note_seen(self, copy: Copy, spans: Sequence[tuple[int, int]]) -> None:
+        """``copy`` has seen these numbers, too."""
+        lacked = self._lacked_by(copy)
+        copy.spans.update(spans)
+        self._note_lacked(copy, {seq for seq in lacked if seq not in copy.spans})
+
+    def note_copied(self, copy: Copy, seq: int) -> None:
+        """``copy`` has this one now."""
+        lacked = self._lacked_by(copy)
+        copy.spans.add(seq)
+        lacked.discard(seq)
+        self._note_lacked(copy, lacked)
+
+    def _note_lacked(self, copy: Copy, seqs: set[int]) -> None:
+        copy.lacks = Lacks(seqs, self._n_changes, copy.spans, copy.spans.n_changes)
+
+    def _numbered(self, seqs: Iterable[int]) -> list[tuple[ChunkId, Held]]:
+        holdings, chunks = self.holdings, self._chunks
+        return [(chunk := chunks[seq], holdings[chunk]) for seq in sorted(seqs)]
+
+    def _lacked_by(self, copy: Copy) -> set[int]:
+        """The numbers that ``copy`` is to have and does not have. Not to be changed."""
+        known, spans = copy.lacks, copy.spans
+        if (
+            known is None
+            or known.n_changes != self._n_changes
+            or known.spans is not spans
+            or known.n_spans_changes != spans.n_changes
+        ):
+            seqs = self._left_out(spans)
+            self._note_lacked(copy, seqs)
+            return seqs
+        return known.seqs
+
+    def _left_out(self, spans: SeqSpans) -> set[int]:
+        """The numbers that ``spans`` leave out."""
         seqs, start = self._seqs, 0
         n = len(seqs)
+        left_out: set[int] = set()
         if not n:
-            return []
-        parts: list[slice] = []
+            return left_out
         for first, last in spans:
             if seqs[start] < first:
                 stop = bisect_left(seqs, first, start)
-                parts.append(slice(start, stop))
+                left_out.update(seqs[start:stop])
                 start = stop
                 if start == n:
-                    return parts
+                    return left_out
             if seqs[start] <= last:
                 start = bisect_right(seqs, last, start)
                 if start == n:
-                    return parts
-        parts.append(slice(start, n))
-        return parts
+                    return left_out
+        left_out.update(seqs[start:])
+        return left_out
 
     def is_gone(self, chunk: ChunkId, copy: Copy | None) -> bool:
         """Whether the node's current copy, ``copy``, is on record and without the chunk."""
@@ -173,7 +205,7 @@ class Custody:
 
     def seen_by(self, copy: Copy) -> SeqSpans:
         """Every number, but those of chunks that the copy is to hold and does not have."""
-        return self.seen.without([seq for part in self._between(copy.spans) for seq in self._seqs[part]])
+        return self.seen.without(self._lacked_by(copy))
 
     def retentions(self, copy: Copy, number: int | None = None) -> list[Retention]:
         """What makes a copy forget all that it should not have, and know that it has seen the rest, and ``number``.

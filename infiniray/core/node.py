@@ -241,7 +241,7 @@ class Node:
         if report is not None and (is_second or (session == self._session and not self.is_awake)):
             self._meet(report)
         if is_second:
-            self._context.paired.append(self)
+            self._context.note_paired(self)
             return
         if session != self._session:
             if self.backup is not None:
@@ -259,7 +259,7 @@ class Node:
             self._stimulate(Stimulus.RETURNED)
 
     def on_silence(self) -> None:
-        """The timer of a PING, an invocation or a departure ran out."""
+        """What was expected after a PING, an invocation or a BYE has not come in time."""
         self._stimulate(Stimulus.SILENCE)
 
     def on_retry(self) -> None:
@@ -293,7 +293,7 @@ class Node:
     def on_registered(self, instance: InstanceId) -> None:
         """It is on record which instance has the current copy."""
         self.custody.entered(instance)
-        self._context.progressed.add(self.id)
+        self._context.note_progress(self.id)
 
     # ------------------------------------------------------------ copies
 
@@ -314,7 +314,7 @@ class Node:
             self.outbox.note_seq(report.spans.last)
             link = self._link_of(report.instance)
             if link is not None:
-                link.copy.spans = report.spans.copy()
+                link.copy.learn(report.spans)
             self.pair.replica = Copy(report.instance, report.spans.copy()) if link is None else link.copy
 
     def _learn(self, report: CopyReport) -> None:
@@ -322,7 +322,7 @@ class Node:
         self.outbox.note_seq(report.spans.last)
         former, link = self.link, self._link_of(report.instance)
         if link is not None:
-            link.copy.spans = report.spans.copy()
+            link.copy.learn(report.spans)
             if link is not self.link:
                 self.link = link
             self._turn_to(link.copy)
@@ -344,7 +344,7 @@ class Node:
         if self.copy is not copy:
             self.pair.turn(self.copy, copy)
             self.copy = copy
-            self._context.turned.append(self)
+            self._context.note_turned(self)
 
     def _align(self, link: Link) -> None:
         """Tell a copy that takes over what it has missed, and have it put on record."""
@@ -354,10 +354,10 @@ class Node:
     def _on_retained(self, request: Request, link: Link | None, outcome: Outcome) -> None:
         if link is None or outcome is not Outcome.DONE or request.seen is None:
             return
-        link.spans.update(request.seen)
+        self.custody.note_seen(link.copy, request.seen)
         if link.copy is self.copy and not self.custody.is_aligned(link.copy):
             self.custody.aligned(link.copy)
-            self._context.progressed.add(self.id)
+            self._context.note_progress(self.id)
             self._register(link.copy)
         if self.backup is not None:
             self.backup.on_retained(link)
@@ -371,7 +371,7 @@ class Node:
         if outcome is Outcome.DONE and link is not None and link.copy is self.copy:
             self.custody.deleted(request.chunk_ids)
             self._is_hurried = self._is_hurried and bool(self.custody.garbage)
-            self._context.progressed.add(self.id)
+            self._context.note_progress(self.id)
 
     # ------------------------------------------------------------ backups
 
@@ -426,8 +426,8 @@ class Node:
         self._is_hurried = False
         for link in self._links.values():
             self._close(link)
-        for kind in ("silence", "retry", "warm", "backup"):
-            self._context.cancel_timer((kind, self.id))
+        self._context.silence.call_off(self)
+        self._context.cancel_timer(("retry", self.id))
 
     def _close(self, link: Link) -> None:
         link.is_closing = True
@@ -479,7 +479,7 @@ class Node:
         before = self.activity, self.validity
         (self.activity, self.validity), actions = step(before, stimulus)
         if before in WAITING or self.activity is Activity.LEAVING:
-            self._keep_silence_timer(before)
+            self._expect_word(before)
         for action in actions:
             self._acts[action]()
 
@@ -492,12 +492,12 @@ class Node:
         is_pair = policy.warm_replicas and policy.backup_interval_s > 0 and bool(self.custody.holdings)
         self.pair.begin(self._send_invocation("warm") if is_pair else None)
 
-    def _keep_silence_timer(self, before: tuple[Activity, Validity]) -> None:
-        """One timer a node: it runs while an answer is expected, or the end of a departure."""
+    def _expect_word(self, before: tuple[Activity, Validity]) -> None:
+        """An answer is expected in time, or the end of a departure."""
         if self.activity is Activity.LEAVING and before[0] is not Activity.LEAVING:
-            self._context.set_timer(("silence", self.id), self._context.policy.connect_timeout_s)
+            self._context.silence.set(self, self._context.policy.connect_timeout_s)
         elif before in WAITING and (self.activity, self.validity) not in WAITING:
-            self._context.cancel_timer(("silence", self.id))
+            self._context.silence.call_off(self)
 
     def _invoke(self, reason: str) -> None:
         if len(self._invoked) >= MAX_INVOCATIONS + self.pair.is_out:
@@ -505,7 +505,7 @@ class Node:
             self._give_up(f"{len(self._invoked)} invocations are out and none has been heard of")
             return
         self._session = self._send_invocation(reason)
-        self._context.set_timer(("silence", self.id), self._context.policy.connect_timeout_s)
+        self._context.silence.set(self, self._context.policy.connect_timeout_s)
 
     def _send_invocation(self, reason: str) -> SessionId:
         self._n_sessions += 1
@@ -519,7 +519,7 @@ class Node:
     def _ping(self) -> None:
         assert self.link is not None
         self._context.out.append(Ping(link=self.link.id))
-        self._context.set_timer(("silence", self.id), self._context.policy.ping_timeout_s)
+        self._context.silence.set(self, self._context.policy.ping_timeout_s)
 
     def _resume(self) -> None:
         """A session is over: start another if something waits for this node, after a pause if the last one failed."""

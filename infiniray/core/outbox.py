@@ -104,7 +104,7 @@ class Outbox:
         return request, self._find_link(request.link) if request.link is not None else None
 
     def settle(self, request: Request, outcome: Outcome, detail: str) -> None:
-        self._context.settled.append(Settled(request=request, outcome=outcome, detail=detail))
+        self._context.note_settled(Settled(request=request, outcome=outcome, detail=detail))
 
     def give_up(self, detail: str) -> None:
         """The node cannot be reached: whoever waits for an answer is told."""

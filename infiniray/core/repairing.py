@@ -37,7 +37,8 @@ class Repairs:
         self._shard = shard
         self._context = shard.context
         self._heap: list[tuple[int, float, int, Name]] = []  # (chunks to spare, minus last use, tie, whose)
-        self._waiting: set[Name] = set()  # in the heap
+        #: those in the heap, with the chunks that they had lost when they were last put there
+        self._waiting: dict[Name, tuple[int, ...]] = {}
         self._running: set[Name] = set()
         self._n_begun = 0
         self._n_queued = 0
@@ -58,7 +59,7 @@ class Repairs:
     def claim(self, record: ObjectRecord) -> None:
         """Its chunks are being moved: let it alone, though it may be waiting for its repair."""
         self._running.add(record.name)
-        self._waiting.discard(record.name)
+        self._waiting.pop(record.name, None)
 
     def release(self, record: ObjectRecord) -> None:
         """It may be repaired again; that is due if it has lost chunks meanwhile."""
@@ -77,6 +78,8 @@ class Repairs:
             record = self._shard.table.find(chunk.key)
             if record is None or record.facts.version != chunk.version:
                 continue
+            if not may_copy and chunk.index in self._waiting.get(record.name, ()):
+                continue  # that is no news
             if may_copy and node.elsewhere(held.seq) and self._shard.backups.request(node):
                 if not rebuilds:
                     return
@@ -87,8 +90,6 @@ class Repairs:
         """It has lost chunks: queue it."""
         if self._context.policy.repair is not RepairMode.ALWAYS or record.name in self._running:
             return
-        if record.name not in self._waiting:
-            self._waiting.add(record.name)
         self._push(record)
         self.pump()
 
@@ -148,12 +149,12 @@ class Repairs:
             return None
         record = self._shard.table.find(name[0])
         if record is None or record.facts.version != name[1] or record.is_expired(self._context.now_s):
-            self._waiting.discard(name)
+            del self._waiting[name]
             return None
         if self._spare(record) != spare:
             self._push(record)  # more was lost meanwhile, or less
             return None
-        self._waiting.discard(name)
+        del self._waiting[name]
         return record
 
     def _begin(self, record: ObjectRecord) -> None:
@@ -166,7 +167,9 @@ class Repairs:
 
     def _push(self, record: ObjectRecord) -> None:
         self._n_queued += 1
-        heapq.heappush(self._heap, (self._spare(record), -record.used_s, self._n_queued, record.name))
+        lost = self._waiting[record.name] = self._shard.lost_chunks(record)
+        spare = record.facts.scheme.r - len(lost)
+        heapq.heappush(self._heap, (spare, -record.used_s, self._n_queued, record.name))
         if len(self._heap) > 4 * len(self._waiting) + 64:  # mostly outdated
             newest: dict[Name, tuple[int, float, int, Name]] = {}
             for entry in self._heap:

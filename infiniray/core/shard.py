@@ -153,14 +153,11 @@ class ShardState:
             ev.CodecFailed: lambda e: self._coded(e.op, e.detail),
             ev.TimerFired: self._timer_fired,
         }
-        self._node_timers: dict[str, Callable[[Node], None]] = {
-            "silence": Node.on_silence,
-            "retry": Node.on_retry,
-            "warm": self.warming.on_timer,
-            "backup": self.backups.on_timer,
-            "backup-limit": self.backups.on_limit,
-        }
         self._own_timers: dict[str, Callable[[], None]] = {
+            "silence": self.context.silence.ring,
+            "warm": self.warming.on_timer,
+            "backup": self.backups.on_next,
+            "backup-limit": self.backups.on_limits,
             "sweep": self._sweep,
             "repair": self.repairs.on_timer,
             "repair-again": self.repairs.on_again,
@@ -172,13 +169,13 @@ class ShardState:
 
     def handle(self, event: ev.Event, now_s: float) -> list[Command]:
         """Take note of a fact; what is to be done about it, in order. ``now_s`` is Unix time and never goes back."""
-        context, backups = self.context, self.backups
+        context = self.context
         if now_s > context.now_s:
             context.now_s = now_s
         if self.is_deposed:
             return self._decline(event)
         self._handlers[event.__class__](event)
-        if context.is_unsettled or backups.stirred or backups.over:
+        if context.is_unsettled:
             self._settle_down()
         commands, context.out = context.out, []
         return commands
@@ -186,7 +183,8 @@ class ShardState:
     def _settle_down(self) -> None:
         """What the event led to, until nothing more follows from it."""
         context, backups = self.context, self.backups
-        while context.is_unsettled or backups.stirred or backups.over:
+        while context.is_unsettled:
+            context.is_unsettled = False
             while context.settled:
                 settled = context.settled.popleft()
                 operation = self.operations.get(settled.request.op)
@@ -402,14 +400,14 @@ class ShardState:
 
     def _too_large(self, facts: ObjectFacts) -> ValueTooLarge | None:
         scheme = facts.scheme
-        footprints = [footprint_bytes(scheme.stored_bytes(i, facts.size_bytes)) for i in range(scheme.n)]
-        capacities = sorted((node.capacity_bytes for node in self.nodes.values() if not node.is_draining), reverse=True)
-        able = sum(capacity >= max(footprints) for capacity in capacities)
-        if able >= scheme.n:
+        footprint = footprint_bytes(scheme.chunk_bytes(facts.size_bytes))
+        able = (n for n in self.nodes.values() if n.capacity_bytes >= footprint and not n.is_draining)
+        if len(list(itertools.islice(able, scheme.n))) == scheme.n:
             return None
+        capacities = sorted((node.capacity_bytes for node in self.nodes.values() if not node.is_draining), reverse=True)
         largest = capacities[: scheme.n]
         limit = largest[-1] * scheme.n if len(largest) == scheme.n else 0
-        return ValueTooLarge(size_bytes=max(footprints) * scheme.n, limit_bytes=limit)
+        return ValueTooLarge(size_bytes=footprint * scheme.n, limit_bytes=limit)
 
     def _refuse(self, op: OpId, error: InfiniRayError) -> None:
         self.counters.refused += isinstance(error, (Overloaded, ValueTooLarge))
@@ -439,10 +437,10 @@ class ShardState:
 
     def _timer_fired(self, event: ev.TimerFired) -> None:
         kind, whose = event.timer
-        if kind in self._node_timers:
-            self._at_node(NodeId(str(whose)), self._node_timers[kind])
-        elif kind in self._own_timers:
+        if kind in self._own_timers:
             self._own_timers[kind]()
+        elif kind == "retry":
+            self._at_node(NodeId(str(whose)), Node.on_retry)
         else:
             operation = self.operations.get(OpId(int(whose)))
             if operation is not None:
@@ -507,7 +505,12 @@ class ShardState:
         return place is NOWHERE or self.nodes[place.node].lacks(place.seq)
 
     def lost_chunks(self, record: ObjectRecord) -> tuple[int, ...]:
-        return tuple(index for index, place in enumerate(record.places) if self.is_lost(place))
+        lost: list[int] = []
+        nodes = self.nodes
+        for index, place in enumerate(record.places):  # is_lost(), without a call for each
+            if place is NOWHERE or ((copy := nodes[place.node].copy) is not None and place.seq not in copy.spans):
+                lost.append(index)
+        return tuple(lost)
 
     def is_being_copied(self, record: ObjectRecord) -> bool:
         """Whether lost chunks of it are being copied from another instance of their node."""
@@ -552,7 +555,7 @@ class ShardState:
             node = self.nodes[place.node]
             node.used_bytes -= footprint_bytes(record.chunk_bytes(index))
             node.discard(record.chunk_id(index))
-        self.context.progressed.add(record.facts.key)
+        self.context.note_progress(record.facts.key)
 
     def _residues_of(self, key: str) -> list[Residue]:
         """What may still be on nodes of the objects that were under ``key``; those that are harmless are forgotten."""
@@ -601,13 +604,14 @@ class ShardState:
     def leave(self, node: Node) -> None:
         """A node has left the pool: nothing refers to it any more."""
         del self.nodes[node.id]
-        self.backups.forget(node.id)
+        self.backups.forget(node)
+        self.warming.forget(node)
         node.close()
         for link in [link for link, owner in self._links.items() if owner is node]:
             del self._links[link]  # that it closes is no news: the node may be in the pool again by then
         for reason, n in node.n_invoked.items():
             self._n_invoked_before[reason] = self._n_invoked_before.get(reason, 0) + n
-        self.context.progressed.add(node.id)  # what may still have been left on it is out of reach
+        self.context.note_progress(node.id)  # what may still have been left on it is out of reach
 
     def _link_opened(self, event: ev.LinkOpened) -> None:
         node = self.nodes.get(event.node)

@@ -126,7 +126,7 @@ def _backups(state: ShardState, driver: SimDriver) -> str | None:
     running = {node.id for node in state.nodes.values() if node.backup is not None}
     if running != driver.slots:
         return f"backups of {sorted(running)} are under way, with slots for {sorted(driver.slots)}"
-    endless = [node for node in running if ("backup-limit", node) not in driver.timers]
+    endless = [node for node in running if state.backups.ends_at_s(state.nodes[node]) is None]
     return f"backups without an end: {sorted(endless)}" if endless else None
 
 

@@ -110,7 +110,7 @@ class SeqSpans:
     comparing spans tells a shard at HELLO which chunks that copy lacks, without an inventory.
     """
 
-    __slots__ = ("_starts", "_stops")
+    __slots__ = ("_starts", "_stops", "n_changes")
 
     #: More spans than this are not kept: the oldest are forgotten, which can only understate what an instance
     #: has.
@@ -119,6 +119,8 @@ class SeqSpans:
     def __init__(self, spans: Iterable[tuple[int, int]] = ()) -> None:
         self._starts: list[int] = []
         self._stops: list[int] = []  # inclusive
+        #: how often numbers have been added: what was derived from these spans holds as long as this stays
+        self.n_changes = 0
         for first, last in spans:
             self.add(first, last)
 
@@ -144,6 +146,7 @@ class SeqSpans:
 
     def add(self, first: int, last: int | None = None) -> None:
         """Add ``first`` to ``last``, inclusive; neighbours join."""
+        self.n_changes += 1
         starts, stops = self._starts, self._stops
         last = first if last is None else last
         if not stops or first > stops[-1] + 1:  # the most
@@ -172,13 +175,14 @@ class SeqSpans:
 
     def update(self, spans: SeqSpans | Sequence[tuple[int, int]]) -> None:
         """Add many spans, in order, at once."""
+        self.n_changes += 1
         if isinstance(spans, SeqSpans):
             more_starts, more_stops = spans._starts, spans._stops
         else:
             more_starts, more_stops = [first for first, _ in spans], [last for _, last in spans]
         # With starts and stops each in order, a span of the union begins where a start lies behind all stops before.
         starts, stops = sorted(self._starts + more_starts), sorted(self._stops + more_stops)
-        begins = [i for i in range(1, len(starts)) if starts[i] > stops[i - 1] + 1]
+        begins = [i for i, gap in enumerate(map(operator.sub, starts[1:], stops), 1) if gap > 1]
         begins = begins[-self.MAX_SPANS :] if len(begins) >= self.MAX_SPANS else [0, *begins]
         if starts:
             self._starts = [starts[i] for i in begins]
@@ -198,22 +202,29 @@ class SeqSpans:
     def without(self, seqs: Iterable[int]) -> SeqSpans:
         """These numbers but those in ``seqs``."""
         gone = sorted(set(seqs))
-        rest = SeqSpans()
+        starts: list[int] = []
+        stops: list[int] = []
         start = 0
         for first, last in self:
             start = bisect_left(gone, first, start)
             stop = bisect_right(gone, last, start)
-            rest._starts += [first, *[seq + 1 for seq in gone[start:stop]]]
-            rest._stops += [*[seq - 1 for seq in gone[start:stop]], last]
-            start = stop
-        if gone:
-            left = [i for i, (first, last) in enumerate(rest) if first <= last]
-            rest._starts, rest._stops = [rest._starts[i] for i in left], [rest._stops[i] for i in left]
+            starts.append(first)
+            if stop > start:
+                within = gone[start:stop]
+                starts += [seq + 1 for seq in within]
+                stops += [seq - 1 for seq in within]
+                start = stop
+            stops.append(last)
+        if not all(map(operator.le, starts, stops)):  # neighbours are gone, or an end
+            left = [i for i, (first, last) in enumerate(zip(starts, stops, strict=True)) if first <= last]
+            starts, stops = [starts[i] for i in left], [stops[i] for i in left]
+        rest = SeqSpans()
+        rest._starts, rest._stops = starts, stops
         return rest
 
     def copy(self) -> SeqSpans:
         twin = SeqSpans.__new__(SeqSpans)
-        twin._starts, twin._stops = self._starts.copy(), self._stops.copy()
+        twin._starts, twin._stops, twin.n_changes = self._starts.copy(), self._stops.copy(), 0
         return twin
 
     def to_wire(self) -> list[list[int]]:

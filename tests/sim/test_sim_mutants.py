@@ -423,7 +423,7 @@ def backs_up_without_end(patch: pytest.MonkeyPatch) -> None:
     def on_slot(self: Backups, node: Node, *, granted: bool) -> None:
         original(self, node, granted=granted)
         if granted:
-            self._context.cancel_timer(("backup-limit", node.id))
+            self._limits.call_off(node)
 
     patch.setattr(Backups, "on_slot", on_slot)
 

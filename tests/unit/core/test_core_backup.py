@@ -48,7 +48,7 @@ def assert_ended(fleet: Fleet, *, done: int = 0, failed: int = 0) -> None:
     assert fleet.state.nodes[NODE].backup is None
     assert fleet.state.backups.copying == {}
     assert len(fleet.said(cmd.ReleaseSlot)) == done + failed
-    assert ("backup-limit", NODE) not in fleet.timers
+    assert fleet.state.backups.ends_at_s(fleet.state.nodes[NODE]) is None
     fleet.holds_copies = False
     for scripted in (fleet.nodes[NODE], fleet.peers[NODE]):
         scripted.is_silent, scripted.outcome = False, None
@@ -401,7 +401,7 @@ def test_late_words_of_a_backup_that_is_over_change_nothing() -> None:
         fleet.tell(ev.ChunkCopied(request=request))
         fleet.tell(ev.CopyFailed(request=request, is_missing=True, detail="late"))
     backup.fail("again")
-    fleet.tell(ev.TimerFired(timer=("backup-limit", NODE)))
+    fleet.advance(fleet.state.context.policy.backup_timeout_s)
     assert fleet.state.backups.counters.backup_chunks == 0
     assert_ended(fleet, failed=1)
 
@@ -475,7 +475,7 @@ def test_it_is_asked_for_one_slot_at_a_time() -> None:
     fleet.put("a")
     fleet.advance(101.0)
     fleet.back_up()
-    fleet.tell(ev.TimerFired(timer=("backup", NODE)))
+    fleet.advance(101.0)
     assert len(fleet.said(cmd.AcquireSlot)) == 1
     assert fleet.state.stats()["backups_running"] == 1
 

@@ -57,7 +57,7 @@ def test_an_illegal_stimulus_changes_nothing_at_a_node() -> None:
     node = world.state.nodes[NodeId("n0")]
     before = repr(node)
     with pytest.raises(KeyError):
-        world.state.handle(ev.TimerFired(timer=("silence", "n0")), world.now_s)
+        node.on_silence()
     assert repr(node) == before
     assert world.state.context.out == []
 

@@ -47,9 +47,23 @@ def test_each_node_is_warmed_once_in_an_interval() -> None:
 
 def test_nodes_do_not_march_in_step() -> None:
     world = started(n_nodes=8)
-    first_s = {node: world.timers["warm", node] - world.now_s for node in world.nodes}
-    assert len(set(first_s.values())) == 8
-    assert all(0.0 <= after_s < 60.0 for after_s in first_s.values())
+    at_once = []
+    for _ in range(60):
+        since = len(world.commands)
+        world.advance(1.0)
+        at_once.append(len(warmed(world, since)))
+    assert sum(at_once) == 8
+    assert max(at_once) <= 2
+
+
+def test_nodes_that_are_due_at_about_the_same_time_share_a_timer() -> None:
+    world = started(n_nodes=200)
+    world.advance(60.0)  # the first times are as chance has them
+    since = len(world.commands)
+    world.advance(60.0)
+    assert len(warmed(world, since)) == 200
+    n_fired = sum(set_.timer[0] == "warm" for set_ in world.said(cmd.SetTimer, since))
+    assert n_fired < 80
 
 
 def test_a_node_that_a_request_has_touched_is_not_warmed_for_an_interval() -> None:
