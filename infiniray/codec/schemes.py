@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from infiniray.errors import SchemeError
+from infiniray.members import quick_members
 
 __all__ = ["Scheme", "SchemeKind", "SchemePolicy"]
 
@@ -19,6 +20,7 @@ MAX_CHUNKS = 256
 _TEXT = re.compile(r"(rs|xor|mirror|stripe):([0-9]{1,6})(?:\+([0-9]{1,6}))?")
 
 
+@quick_members
 class SchemeKind(enum.Enum):
     RS = "rs"  # Reed-Solomon; k+2 is RAID-6
     XOR = "xor"  # one parity: RAID-4, and RAID-5 where placement rotates it

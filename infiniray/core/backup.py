@@ -34,6 +34,7 @@ from infiniray.core.copies import Link
 from infiniray.core.custody import Held, Retention
 from infiniray.core.events import InvokeOutcome
 from infiniray.core.ids import InstanceId, LinkId, NodeId, RequestId, SessionId
+from infiniray.members import quick_members
 from infiniray.wire.describe import ChunkId, SeqSpans
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ EARLY_SHARE = 0.01
 PAIR_PATIENCE_S = 1.0
 
 
+@quick_members
 class Phase(enum.Enum):
     """Where a backup is. Each ends with what the next begins with; whatever else happens ends the backup."""
 

@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["TRANSITIONS", "WAITING", "Action", "Activity", "Stimulus", "Validity", "step"]
+from infiniray.members import quick_members
+
+__all__ = ["AWAKE", "TRANSITIONS", "WAITING", "Action", "Activity", "Stimulus", "Validity", "step"]
 
 
 class _Named(enum.Enum):
@@ -31,6 +33,7 @@ class _Named(enum.Enum):
     __hash__ = object.__hash__
 
 
+@quick_members
 class Activity(_Named):
     SLEEPING = "sleeping"  # no session that we know of
     ACTIVE = "active"  # runs a session that we invoked
@@ -38,12 +41,14 @@ class Activity(_Named):
     MAYBE = "maybe"  # runs a session that somebody else invoked
 
 
+@quick_members
 class Validity(_Named):
     UNVALIDATED = "unvalidated"  # may have gone since we last heard from it
     VALIDATING = "validating"  # asked (invoked or pinged), no answer yet
     VALIDATED = "validated"  # answered, and nothing was sent since
 
 
+@quick_members
 class Stimulus(_Named):
     REQUEST = "request"  # there is something to send
     HEARD = "heard"  # HELLO or PONG of a session that we invoked
@@ -56,6 +61,7 @@ class Stimulus(_Named):
     WARM = "warm"  # nobody has asked anything of it for a while
 
 
+@quick_members
 class Action(_Named):
     INVOKE = "invoke"
     PING = "ping"
@@ -124,6 +130,8 @@ for _validity in Validity:
     }
 
 
+#: A session is going on, as far as is known.
+AWAKE = frozenset({A, M})
 #: An answer is expected, or the end of a departure: not for ever.
 WAITING = frozenset(
     (activity, validity) for activity in Activity for validity in Validity if activity is L or validity is VG

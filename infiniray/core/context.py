@@ -69,8 +69,11 @@ class Context:
     def new_stamp(self) -> int:
         """A number above all before it, and above those of an earlier incarnation of this shard: microseconds of
         Unix time, or the next one."""
-        self._last_stamp = max(self._last_stamp + 1, int(self.now_s * 1e6))
-        return self._last_stamp
+        stamp = int(self.now_s * 1e6)
+        if stamp <= self._last_stamp:
+            stamp = self._last_stamp + 1
+        self._last_stamp = stamp
+        return stamp
 
     def set_timer(self, timer: Timer, after_s: float) -> None:
         self.out.append(SetTimer(timer=timer, at_s=self.now_s + after_s))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
 from infiniray.core.quick import quicken
+from infiniray.members import quick_members
 from infiniray.wire.describe import ChunkInfo, SeqSpans
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 
+@quick_members
 class InvokeOutcome(enum.Enum):
     """How an invocation ended."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from infiniray.core.commands import CloseLink, DeleteChunks, Hold, Invoke, Ping, RegisterCopy
-from infiniray.core.connection import WAITING, Action, Activity, Stimulus, Validity, step
+from infiniray.core.connection import AWAKE, WAITING, Action, Activity, Stimulus, Validity, step
 from infiniray.core.context import Context
 from infiniray.core.copies import Copy, Link
 from infiniray.core.custody import Custody
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "Node"]
 
+#: Named here once, because each time that a member is named it is looked up, and these are with every event.
+_SLEEPING, _ACTIVE, _LEAVING = Activity.SLEEPING, Activity.ACTIVE, Activity.LEAVING
+_ASLEEP = (Activity.SLEEPING, Validity.UNVALIDATED)
+_UNHEARD = (Activity.SLEEPING, Validity.VALIDATING)
+_REQUEST, _RETURNED = Stimulus.REQUEST, Stimulus.RETURNED
+_OK = InvokeOutcome.OK
 #: Connections kept for one node. More than one lives while the platform runs several instances of a function.
 MAX_LINKS = 4
 #: Invocations of one node that may be out at the same time: a second one when the first is not heard of, no more.
@@ -109,7 +115,7 @@ class Node:
 
     @property
     def is_awake(self) -> bool:
-        return self.activity in (Activity.ACTIVE, Activity.MAYBE)
+        return self.activity in AWAKE
 
     @property
     def is_suspect(self) -> bool:
@@ -149,17 +155,16 @@ class Node:
     def submit(self, request: Request) -> None:
         """Take a request of an operation: it is sent now, or when the node speaks."""
         self.outbox.queue(request)
-        self._stimulate(Stimulus.REQUEST)
+        self._stimulate(_REQUEST)
 
     def wake(self) -> None:
         """Something will be submitted soon: invoke the node now if it sleeps."""
-        if self.activity is Activity.SLEEPING:
-            self._stimulate(Stimulus.REQUEST)
+        if self.activity is _SLEEPING:
+            self._stimulate(_REQUEST)
 
     def warm(self) -> bool:
         """Keep the instance from being reclaimed as idle, and learn whether it was. False: it is not asleep."""
-        is_asleep = (self.activity, self.validity) == (Activity.SLEEPING, Validity.UNVALIDATED)
-        if not is_asleep or self._is_backing_off or self.pair.is_out:
+        if (self.activity, self.validity) != _ASLEEP or self._is_backing_off or self.pair.is_out:
             return False
         self._stimulate(Stimulus.WARM)
         return True
@@ -187,7 +192,7 @@ class Node:
         """Somebody waits until what is to be deleted here is deleted."""
         if not self._is_hurried and self._has_to_hear():
             self._is_hurried = True
-            self._stimulate(Stimulus.REQUEST)
+            self._stimulate(_REQUEST)
 
     # ------------------------------------------------------------ what happens to it
 
@@ -238,7 +243,7 @@ class Node:
         self._invoked.discard(session)
         self.touched_s = self._context.now_s
         is_second = self.pair.returned(session)
-        if report is not None and (is_second or (session == self._session and not self.is_awake)):
+        if report is not None and (is_second or (session == self._session and self.activity not in AWAKE)):
             self._meet(report)
         if is_second:
             self._context.note_paired(self)
@@ -250,13 +255,12 @@ class Node:
         if self._hand_over():
             return
         self._retry_after_s = retry_after_s
-        unheard = (self.activity, self.validity) == (Activity.SLEEPING, Validity.VALIDATING)
-        if outcome is not InvokeOutcome.OK or unheard:
+        if outcome is not _OK or (self.activity, self.validity) == _UNHEARD:
             self._n_failures += 1
-        if self.activity is Activity.ACTIVE and outcome is InvokeOutcome.OK:
+        if self.activity is _ACTIVE and outcome is _OK:
             self._stimulate(Stimulus.BYE)  # its BYE, and answers before it, are still to be read
         else:
-            self._stimulate(Stimulus.RETURNED)
+            self._stimulate(_RETURNED)
 
     def on_silence(self) -> None:
         """What was expected after a PING, an invocation or a BYE has not come in time."""
@@ -266,7 +270,7 @@ class Node:
         """The pause after a failed invocation is over."""
         self._is_backing_off = False
         if self._is_wanted():
-            self._stimulate(Stimulus.REQUEST)
+            self._stimulate(_REQUEST)
 
     def on_answer(self, request_id: RequestId, outcome: Outcome, *, crc: int = 0, detail: str = "") -> Request | None:
         """The node answered a request that is still open; that request."""
@@ -308,7 +312,7 @@ class Node:
 
     def _meet(self, report: CopyReport) -> None:
         """A warm-up's answer: of the current instance, or of its replica."""
-        if self.pair.is_first() and not self.is_awake:
+        if self.pair.is_first() and self.activity not in AWAKE:
             self._learn(report)
         elif self.copy is not None and report.instance != self.copy.instance:
             self.outbox.note_seq(report.spans.last)
@@ -382,7 +386,7 @@ class Node:
             assert self.link is not None
             backup.on_source(self.link)
         else:
-            self._stimulate(Stimulus.REQUEST)
+            self._stimulate(_REQUEST)
 
     def invoke_peer(self, *, n_others: int = 1) -> SessionId | None:
         """Invoke the function while it is busy, so that the platform serves with another instance; None: more than
@@ -470,16 +474,20 @@ class Node:
             self.backup.on_source(link)
 
     def _leave_if_returned(self) -> None:
-        if self.activity is Activity.LEAVING and self._session not in self._invoked:
-            self._stimulate(Stimulus.RETURNED)
+        if self.activity is _LEAVING and self._session not in self._invoked:
+            self._stimulate(_RETURNED)
 
     def _stimulate(self, stimulus: Stimulus) -> None:
-        if stimulus is Stimulus.REQUEST and self._is_backing_off:
+        if self._is_backing_off and stimulus is _REQUEST:
             return
         before = self.activity, self.validity
-        (self.activity, self.validity), actions = step(before, stimulus)
-        if before in WAITING or self.activity is Activity.LEAVING:
-            self._expect_word(before)
+        after, actions = step(before, stimulus)
+        self.activity, self.validity = after
+        if after[0] is _LEAVING:
+            if before[0] is not _LEAVING:  # the end of a departure is expected in time
+                self._context.silence.set(self, self._context.policy.connect_timeout_s)
+        elif before in WAITING and after not in WAITING:
+            self._context.silence.call_off(self)
         for action in actions:
             self._acts[action]()
 
@@ -491,13 +499,6 @@ class Node:
         self._session = self._send_invocation("warm")
         is_pair = policy.warm_replicas and policy.backup_interval_s > 0 and bool(self.custody.holdings)
         self.pair.begin(self._send_invocation("warm") if is_pair else None)
-
-    def _expect_word(self, before: tuple[Activity, Validity]) -> None:
-        """An answer is expected in time, or the end of a departure."""
-        if self.activity is Activity.LEAVING and before[0] is not Activity.LEAVING:
-            self._context.silence.set(self, self._context.policy.connect_timeout_s)
-        elif before in WAITING and (self.activity, self.validity) not in WAITING:
-            self._context.silence.call_off(self)
 
     def _invoke(self, reason: str) -> None:
         if len(self._invoked) >= MAX_INVOCATIONS + self.pair.is_out:
@@ -526,7 +527,7 @@ class Node:
         if not self._is_wanted():
             return
         if not self._n_failures:
-            self._stimulate(Stimulus.REQUEST)
+            self._stimulate(_REQUEST)
         elif self._n_failures >= self._context.policy.invoke_attempts:
             self._give_up(f"{self._n_failures} invocations in a row failed")
             self._n_failures = 0
@@ -536,8 +537,10 @@ class Node:
             self._context.set_timer(("retry", self.id), max(pause_s, self._retry_after_s))
 
     def _is_wanted(self) -> bool:
-        self._is_hurried = self._is_hurried and self._has_to_hear()
-        return self.n_unsettled > 0 or self._is_hurried or (self.backup is not None and self.backup.source is None)
+        if self._is_hurried:
+            self._is_hurried = self._has_to_hear()
+        is_backup_due = self.backup is not None and self.backup.source is None
+        return self._is_hurried or is_backup_due or self.outbox.n_unsettled > 0
 
     def _has_to_hear(self) -> bool:
         """Whether a session would bring what is to be deleted nearer to being gone."""
@@ -546,7 +549,7 @@ class Node:
 
     def _suspect(self) -> None:
         self.suspect_until_s = self._context.now_s + SUSPECT_S
-        if self.activity is Activity.SLEEPING:
+        if self.activity is _SLEEPING:
             self._give_up("invoked, but it did not connect in time")
 
     def _give_up(self, detail: str) -> None:

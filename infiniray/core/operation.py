@@ -11,6 +11,7 @@ from infiniray.core.ids import NodeId, OpId
 from infiniray.core.node import Node
 from infiniray.core.requests import Outcome, Request, RequestKind, Settled
 from infiniray.errors import DeadlineExceeded, InfiniRayError
+from infiniray.members import quick_members
 
 if TYPE_CHECKING:
     from infiniray.core.shard import ShardState
@@ -22,6 +23,7 @@ __all__ = ["Operation", "Timing"]
 MAX_QUEUED_STALLS = 5
 
 
+@quick_members
 class Timing(enum.Enum):
     """What an operation's timers are for; the first half of their names."""
 

@@ -67,7 +67,8 @@ class Outbox:
 
     def note_seq(self, seq: int) -> None:
         """An instance has seen this number: those to come are higher."""
-        self._last_seq = max(self._last_seq, seq)
+        if seq > self._last_seq:
+            self._last_seq = seq
 
     # ------------------------------------------------------------ in and out
 

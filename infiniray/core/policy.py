@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from infiniray.codec.schemes import SchemePolicy
+from infiniray.members import quick_members
 
 __all__ = ["CHUNK_OVERHEAD_BYTES", "PAGE_BYTES", "Hedge", "Policy", "RepairMode", "Warm", "footprint_bytes"]
 
@@ -19,6 +20,7 @@ def footprint_bytes(chunk_bytes: int) -> int:
     return -(-chunk_bytes // PAGE_BYTES) * PAGE_BYTES + CHUNK_OVERHEAD_BYTES
 
 
+@quick_members
 class Hedge(enum.Enum):
     """When a read asks for more than k chunks."""
 
@@ -26,6 +28,7 @@ class Hedge(enum.Enum):
     DELAYED = "delayed"  # when the first k are overdue
 
 
+@quick_members
 class Warm(enum.Enum):
     """Which nodes are kept warm."""
 
@@ -35,6 +38,7 @@ class Warm(enum.Enum):
     NONE = "none"
 
 
+@quick_members
 class RepairMode(enum.Enum):
     """When lost chunks are rebuilt."""
 

@@ -14,6 +14,7 @@ from infiniray.core.policy import Hedge
 from infiniray.core.requests import Outcome, Request, RequestKind, Settled
 from infiniray.core.table import NOWHERE, ChunkPlace, ObjectRecord
 from infiniray.errors import InfiniRayError, ObjectLost, ObjectReplaced, SchemeError
+from infiniray.members import quick_members
 
 if TYPE_CHECKING:
     from infiniray.core.shard import ShardState
@@ -35,6 +36,7 @@ GAUGED_SHARE = 0.4
 SLOW_RATE_FACTOR = 5
 
 
+@quick_members
 class ChunkState(enum.Enum):
     UNASKED = "unasked"
     PENDING = "pending"  # asked for

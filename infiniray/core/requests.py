@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from infiniray.core.commands import ObjectFacts
 from infiniray.core.ids import LinkId, NodeId, OpId, RequestId
+from infiniray.members import quick_members
 from infiniray.wire.describe import ChunkId, ChunkInfo
 
 #: The operation of requests that no operation made: deletes, and the telling of what to retain.
@@ -17,6 +18,7 @@ RECOVERY = OpId(-1)
 __all__ = ["NO_OPERATION", "RECOVERY", "Outcome", "Request", "RequestKind", "Settled"]
 
 
+@quick_members
 class RequestKind(enum.Enum):
     STORE = "store"
     FETCH = "fetch"
@@ -25,6 +27,7 @@ class RequestKind(enum.Enum):
     LIST = "list"
 
 
+@quick_members
 class Outcome(enum.Enum):
     """How a request ended."""
 

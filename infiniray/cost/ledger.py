@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from infiniray.cost.price_book import FunctionRates
+from infiniray.members import quick_members
 
 __all__ = ["Ledger", "LedgerLine", "Purpose"]
 
 
+@quick_members
 class Purpose(str, enum.Enum):
     """What a function was invoked for."""
 

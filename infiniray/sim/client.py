@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from infiniray.core import events as ev
 from infiniray.core.ids import OpId
 from infiniray.errors import InfiniRayError, KeyNotFound, ObjectLost
+from infiniray.members import quick_members
 from infiniray.sim.agenda import Agenda
 from infiniray.sim.measures import Latencies, WorkingSet
 from infiniray.sim.settings import SimulationSettings
@@ -23,6 +24,7 @@ from infiniray.sim.settings import SimulationSettings
 __all__ = ["Asked", "Client", "Counts", "Outcome", "Served", "Shard"]
 
 
+@quick_members
 class Outcome(enum.Enum):
     """What came of a request."""
 

@@ -28,6 +28,7 @@ __all__ = ["Answers", "ShardRun", "Slots"]
 
 #: How long a session for a backup lasts that nobody holds.
 BACKUP_HOLD_S = 2.0
+_OK, _WARMUP = ev.InvokeOutcome.OK, Purpose.WARMUP
 _REQUEST_COMMANDS = cmd.StoreChunk | cmd.FetchChunk | cmd.DeleteChunks | cmd.Retain
 
 
@@ -206,12 +207,10 @@ class ShardRun:
         instance, command = what
         instance.is_busy = False
         instance.used_s = now_s = self._agenda.now_s
-        self._meter.charge(Purpose.WARMUP, self._function.warm_s, instance.init_s, now_s)
+        self._meter.charge(_WARMUP, self._function.warm_s, instance.init_s, now_s)
         instance.init_s = 0.0
         report = ev.CopyReport(instance=instance.id, spans=instance.spans)  # the shard copies it
-        self.feed(
-            ev.InvokeReturned(node=command.node, session=command.session, outcome=ev.InvokeOutcome.OK, copy=report)
-        )
+        self.feed(ev.InvokeReturned(node=command.node, session=command.session, outcome=_OK, copy=report))
 
     def _hear(self, what: tuple[Instance, cmd.Invoke]) -> None:
         """The shard hears of a session that has begun."""
@@ -286,7 +285,7 @@ class ShardRun:
     def _returned(self, what: tuple[Instance, Any]) -> None:
         instance, session = what
         instance.is_busy = False
-        self.feed(ev.InvokeReturned(node=instance.node, session=session, outcome=ev.InvokeOutcome.OK))
+        self.feed(ev.InvokeReturned(node=instance.node, session=session, outcome=_OK))
 
     # ------------------------------------------------------------ connections
 
