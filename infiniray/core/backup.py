@@ -248,7 +248,7 @@ class Backup:
         if not source.spans.covers(seen := custody.seen_by(source.copy)):
             self._unconfirmed.add(source.id)
             self.node.outbox.tell(
-                source, [Retention(1, 0, (), tuple(seen))]
+                source, [Retention(1, 0, (), seen.copy())]
             )  # the empty range: STOREs may be open here
         if not peer.spans.covers(custody.seen_by(peer.copy)):
             self._unconfirmed.add(peer.id)

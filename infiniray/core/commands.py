@@ -12,7 +12,7 @@ from infiniray.codec.schemes import Scheme
 from infiniray.core.ids import InstanceId, LinkId, NodeId, OpId, RequestId, SessionId, Timer
 from infiniray.core.quick import quicken
 from infiniray.errors import InfiniRayError
-from infiniray.wire.describe import ChunkId
+from infiniray.wire.describe import ChunkId, SeqSpans
 
 __all__ = [
     "AbortStore",
@@ -169,7 +169,7 @@ class Retain:
     first: int
     last: int
     keep: tuple[int, ...]
-    seen: tuple[tuple[int, int], ...] = ()
+    seen: SeqSpans | tuple[tuple[int, int], ...] = ()  #: not changed any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

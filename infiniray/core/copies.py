@@ -12,12 +12,17 @@ __all__ = ["Copy", "Lacks", "Link"]
 
 @dataclass(slots=True, eq=False)
 class Lacks:
-    """Which numbers of a node's books a copy does not have: true while neither the books nor its spans change."""
+    """Which numbers of a node's books a copy does not have: true while neither the books nor its spans change.
+
+    ``others``: all numbers but these, if that was asked for: true while no number comes to the books.
+    """
 
     seqs: set[int]
-    n_changes: int  # of the books
+    n_changes: int  # of the holdings
     spans: SeqSpans
     n_spans_changes: int
+    others: SeqSpans | None = None
+    n_seen_changes: int = 0
 
 
 @dataclass(slots=True, eq=False)

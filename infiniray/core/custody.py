@@ -31,7 +31,7 @@ class Retention(NamedTuple):
     first: int
     last: int
     keep: tuple[int, ...]
-    seen: tuple[tuple[int, int], ...] | None
+    seen: SeqSpans | None
 
 
 class Custody:
@@ -103,21 +103,20 @@ class Custody:
         """Whether one of two copies has anything that the other has not, of what both are to hold."""
         return self._lacked_by(one) != self._lacked_by(other)
 
-    def note_seen(self, copy: Copy, spans: Sequence[tuple[int, int]]) -> None:
-        """``copy`` has seen these numbers, too."""
-        lacked = self._lacked_by(copy)
+    def note_seen(self, copy: Copy, spans: SeqSpans | Sequence[tuple[int, int]]) -> None:
+        """``copy`` has confirmed a RETAIN that ends with these spans. They leave out what it lacks, as then before."""
+        known = self._lacks(copy)
         copy.spans.update(spans)
-        self._note_lacked(copy, {seq for seq in lacked if seq not in copy.spans})
+        known.n_spans_changes = copy.spans.n_changes
 
     def note_copied(self, copy: Copy, seq: int) -> None:
         """``copy`` has this one now."""
-        lacked = self._lacked_by(copy)
+        known = self._lacks(copy)
         copy.spans.add(seq)
-        lacked.discard(seq)
-        self._note_lacked(copy, lacked)
-
-    def _note_lacked(self, copy: Copy, seqs: set[int]) -> None:
-        copy.lacks = Lacks(seqs, self._n_changes, copy.spans, copy.spans.n_changes)
+        known.n_spans_changes = copy.spans.n_changes
+        known.seqs.discard(seq)
+        if known.others is not None:
+            known.others.add(seq)
 
     def _numbered(self, seqs: Iterable[int]) -> list[tuple[ChunkId, Held]]:
         holdings, chunks = self.holdings, self._chunks
@@ -125,6 +124,9 @@ class Custody:
 
     def _lacked_by(self, copy: Copy) -> set[int]:
         """The numbers that ``copy`` is to have and does not have. Not to be changed."""
+        return self._lacks(copy).seqs
+
+    def _lacks(self, copy: Copy) -> Lacks:
         known, spans = copy.lacks, copy.spans
         if (
             known is None
@@ -132,10 +134,8 @@ class Custody:
             or known.spans is not spans
             or known.n_spans_changes != spans.n_changes
         ):
-            seqs = self._left_out(spans)
-            self._note_lacked(copy, seqs)
-            return seqs
-        return known.seqs
+            known = copy.lacks = Lacks(self._left_out(spans), self._n_changes, spans, spans.n_changes)
+        return known
 
     def _left_out(self, spans: SeqSpans) -> set[int]:
         """The numbers that ``spans`` leave out."""
@@ -204,8 +204,11 @@ class Custody:
         return self.retentions(copy, number=new_number())
 
     def seen_by(self, copy: Copy) -> SeqSpans:
-        """Every number, but those of chunks that the copy is to hold and does not have."""
-        return self.seen.without(self._lacked_by(copy))
+        """Every number, but those of chunks that the copy is to hold and does not have. Not to be changed."""
+        known = self._lacks(copy)
+        if known.others is None or known.n_seen_changes != self.seen.n_changes:
+            known.others, known.n_seen_changes = self.seen.without(known.seqs), self.seen.n_changes
+        return known.others
 
     def retentions(self, copy: Copy, number: int | None = None) -> list[Retention]:
         """What makes a copy forget all that it should not have, and know that it has seen the rest, and ``number``.
@@ -213,10 +216,9 @@ class Custody:
         Only for a copy on which no STORE is open: one whose answer is on its way would be forgotten, too.
         """
         keep = self._seqs
-        seen_by = self.seen_by(copy)
+        seen = self.seen_by(copy).copy()
         if number is not None:
-            seen_by.add(number)
-        seen = tuple(seen_by)
+            seen.add(number)
         batches = [tuple(keep[i : i + RETAIN_BATCH]) for i in range(0, len(keep), RETAIN_BATCH)] or [()]
         starts = [1, *(batch[0] for batch in batches[1:])]
         stops = [*(start - 1 for start in starts[1:]), max(self.seen.last, copy.spans.last, 1)]
@@ -229,6 +231,7 @@ class Custody:
     def adopt(self, copy: Copy) -> None:
         """This copy is on record, and all that it holds is in these books."""
         self.seen = copy.spans.copy()
+        self._n_changes += 1
         self._aligned = copy
 
     def aligned(self, copy: Copy) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from infiniray.core.commands import ObjectFacts
 from infiniray.core.ids import LinkId, NodeId, OpId, RequestId
 from infiniray.members import quick_members
-from infiniray.wire.describe import ChunkId, ChunkInfo
+from infiniray.wire.describe import ChunkId, ChunkInfo, SeqSpans
 
 #: The operation of requests that no operation made: deletes, and the telling of what to retain.
 NO_OPERATION = OpId(0)
@@ -57,7 +57,7 @@ class Request:
     chunk_bytes: int = 0
     chunk_ids: tuple[ChunkId, ...] = ()
     #: of a RETAIN: the spans that count as seen once it is done; None if others follow
-    seen: tuple[tuple[int, int], ...] | None = None
+    seen: SeqSpans | None = None
     #: of a LIST: behind which chunk; and then the page that came, and whether more follow
     after: ChunkId | None = None
     page: tuple[ChunkInfo, ...] = ()

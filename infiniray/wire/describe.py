@@ -178,6 +178,9 @@ class SeqSpans:
         self.n_changes += 1
         if isinstance(spans, SeqSpans):
             more_starts, more_stops = spans._starts, spans._stops
+            if spans.covers(self):  # mostly
+                self._starts, self._stops = more_starts.copy(), more_stops.copy()
+                return
         else:
             more_starts, more_stops = [first for first, _ in spans], [last for _, last in spans]
         # With starts and stops each in order, a span of the union begins where a start lies behind all stops before.
@@ -193,11 +196,9 @@ class SeqSpans:
         starts, stops = self._starts, self._stops
         if starts == other._starts and stops == other._stops:
             return True
-        for first, last in other:
-            i = bisect_right(starts, first) - 1
-            if i < 0 or last > stops[i]:
-                return False
-        return True
+        ends = [-1, *stops]  # by how many spans begin at or before a number, where the last of them ends
+        found = [bisect_right(starts, first) for first in other._starts]
+        return all(map(operator.le, other._stops, map(ends.__getitem__, found)))
 
     def without(self, seqs: Iterable[int]) -> SeqSpans:
         """These numbers but those in ``seqs``."""

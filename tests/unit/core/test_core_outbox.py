@@ -134,10 +134,10 @@ def test_many_deletions_come_in_several_frames(desk: Desk, monkeypatch: pytest.M
 
 
 def test_retentions_are_told_at_once(desk: Desk) -> None:
-    desk.box.tell(desk.links[2], [Retention(1, 5, (2,), None), Retention(6, 9, (7,), ((1, 9),))])
+    desk.box.tell(desk.links[2], [Retention(1, 5, (2,), None), Retention(6, 9, (7,), SeqSpans([(1, 9)]))])
     first, last = desk.said()
     assert first == cmd.Retain(link=LinkId(2), request=first.request, first=1, last=5, keep=(2,), seen=())  # type: ignore[union-attr]
-    assert last == cmd.Retain(link=LinkId(2), request=last.request, first=6, last=9, keep=(7,), seen=((1, 9),))  # type: ignore[union-attr]
+    assert last == cmd.Retain(link=LinkId(2), request=last.request, first=6, last=9, keep=(7,), seen=SeqSpans([(1, 9)]))  # type: ignore[union-attr]
     assert desk.box.n_unsettled == 0  # no operation waits for the answer
 
 
