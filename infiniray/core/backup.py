@@ -201,7 +201,8 @@ class Backup:
         only_source, only_peer = self.node.custody.differing(source.copy, peer.copy)
         self._todo = [(chunk, held, source, peer) for chunk, held in only_source]
         self._todo += [(chunk, held, peer, source) for chunk, held in only_peer]
-        self._todo.sort(key=lambda job: self.shard.used_s(job[0]))
+        used_s, now_s = self.shard.table.used_s, self.context.now_s
+        self._todo.sort(key=lambda job: used_s(job[0], now_s))
         self._copy_more()
 
     def _copy_more(self) -> None:
@@ -241,7 +242,7 @@ class Backup:
         source, peer, custody = self.source, self.peer, self.node.custody
         assert source is not None
         assert peer is not None
-        if not self.is_partial and self._n_rounds < MAX_ROUNDS and custody.differing(source.copy, peer.copy)[0]:
+        if not self.is_partial and self._n_rounds < MAX_ROUNDS and custody.has_more(source.copy, peer.copy):
             self._copy()
             return
         self.phase = Phase.SEALING

@@ -99,6 +99,10 @@ class Custody:
         lacks_one, lacks_other = self._lacked_by(one), self._lacked_by(other)
         return self._numbered(lacks_other - lacks_one), self._numbered(lacks_one - lacks_other)
 
+    def has_more(self, one: Copy, other: Copy) -> bool:
+        """Whether the first of two copies has anything that the second has not, of what both are to hold."""
+        return not self._lacked_by(other) <= self._lacked_by(one)
+
     def differ(self, one: Copy, other: Copy) -> bool:
         """Whether one of two copies has anything that the other has not, of what both are to hold."""
         return self._lacked_by(one) != self._lacked_by(other)

@@ -45,7 +45,6 @@ from infiniray.errors import (
     StaleEpoch,
     ValueTooLarge,
 )
-from infiniray.wire.describe import ChunkId
 
 __all__ = ["Counters", "ShardState"]
 
@@ -524,11 +523,6 @@ class ShardState:
     def may_return(self, record: ObjectRecord) -> bool:
         """Whether lost chunks of it are on instances that may only be late."""
         return any(self.nodes[place.node].may_return(place.seq) for _, place in record.placed())
-
-    def used_s(self, chunk: ChunkId) -> float:
-        """When the object that a chunk belongs to was last used; now, if it is being written."""
-        record = self.table.find(chunk.key)
-        return record.used_s if record is not None and record.facts.version == chunk.version else self.context.now_s
 
     def pin(self, record: ObjectRecord) -> None:
         record.n_pins += 1

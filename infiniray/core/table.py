@@ -110,6 +110,11 @@ class ObjectTable:
         """The record under ``key``, expired or not."""
         return self._records.get(key)
 
+    def used_s(self, chunk: ChunkId, now_s: float) -> float:
+        """When the object that a chunk belongs to was last used; now, if it is not here: it is being written."""
+        record = self._records.get(chunk.key)
+        return record.used_s if record is not None and record.facts.version == chunk.version else now_s
+
     def insert(self, record: ObjectRecord) -> ObjectRecord | None:
         """Make ``record`` the current version; the one it replaces, which is now retired."""
         former = self.remove(record.facts.key)

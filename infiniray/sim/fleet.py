@@ -10,6 +10,7 @@ connections under a session. Instead there are prices, bandwidth that is used up
 from __future__ import annotations
 
 import math
+import operator
 import random
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from infiniray.sim.replay import ShardRun
 
 __all__ = ["Fleet", "Instance", "Pipe"]
+
+_is_busy = operator.attrgetter("is_busy")
 
 
 class Pipe:
@@ -158,7 +161,7 @@ class Fleet:
         return best
 
     def has_busy(self, node: NodeId) -> bool:
-        return any(instance.is_busy for instance in self._of[node])
+        return any(map(_is_busy, self._of[node]))
 
     def start(self, node: NodeId) -> Instance:
         """A new instance."""
