@@ -133,12 +133,14 @@ class Scheme:
         Raises:
             SchemeError: not the index of a chunk.
         """
-        if not 0 <= index < self.n:
+        k = self.k
+        if not 0 <= index < k + self.r:
             raise SchemeError(detail=f"{self} has chunks 0 to {self.n - 1}, not {index}")
-        if index >= self.k:
-            return self.chunk_bytes(object_bytes)
-        start, stop = self.chunk_range(index, object_bytes)
-        return stop - start
+        chunk_bytes = self.chunk_bytes(object_bytes)
+        if index >= k:
+            return chunk_bytes
+        left_bytes = object_bytes - index * chunk_bytes
+        return chunk_bytes if left_bytes >= chunk_bytes else max(left_bytes, 0)
 
     def total_stored_bytes(self, object_bytes: int) -> int:
         """Length of all chunks together."""
