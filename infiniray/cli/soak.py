@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from infiniray.sim.driver import Violation
     from infiniray.sim.soak import SoakResult
+    from infiniray.sim.violation import Violation
 
 __all__ = ["soak"]
 
@@ -64,8 +64,8 @@ def soak(seconds: float, seed: int, steps: int, limit: float, replay: int | None
 
 def _replay(seed: int, steps: int, limit_s: float, *, as_json: bool) -> int:
     """Print a schedule's whole story, and how it ended; the exit code."""
-    from infiniray.sim.driver import Violation
     from infiniray.sim.soak import SoakResult, replay
+    from infiniray.sim.violation import Violation
 
     sums = SoakResult(seed=seed)
     try:

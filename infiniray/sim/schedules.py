@@ -39,9 +39,10 @@ from infiniray.errors import (
     StaleEpoch,
     WriteFailed,
 )
-from infiniray.sim.driver import Ending, SimDriver, Violation
+from infiniray.sim.driver import Ending, SimDriver
 from infiniray.sim.ledger import WitnessedShard, wrong_books
 from infiniray.sim.platform import Instance, Kept, PlatformModel
+from infiniray.sim.violation import Violation
 from infiniray.wire.describe import ChunkId
 
 __all__ = ["STEPS", "ScheduleResult", "replay_command", "run_schedule"]

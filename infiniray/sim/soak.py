@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 
-from infiniray.sim.driver import Violation
 from infiniray.sim.schedules import STEPS, ScheduleResult, run_schedule
+from infiniray.sim.violation import Violation
 
 __all__ = ["SCHEDULES_PER_SEED", "SoakResult", "replay", "soak"]
 

@@ -32,10 +32,10 @@ from infiniray.core.requests import RequestKind, Settled
 from infiniray.core.shard import ShardState
 from infiniray.core.storing import Repair, Storing, Write
 from infiniray.core.table import NOWHERE, ChunkPlace, ObjectRecord, ObjectTable
-from infiniray.sim.driver import Violation
 from infiniray.sim.registry import SimRegistry
 from infiniray.sim.schedules import run_schedule
 from infiniray.sim.supervisor import SimSupervisor
+from infiniray.sim.violation import Violation
 
 BUDGET = 320
 

@@ -11,8 +11,9 @@ from infiniray.core.policy import Policy
 from infiniray.core.shard import ShardState
 from infiniray.errors import DeadlineExceeded
 from infiniray.sim.clock import VirtualClock
-from infiniray.sim.driver import SimDriver, Violation
+from infiniray.sim.driver import SimDriver
 from infiniray.sim.platform import Instance, PlatformModel, SimPlatform
+from infiniray.sim.violation import Violation
 from infiniray.wire.describe import ChunkId, ChunkInfo
 
 NODE = NodeId("n")

@@ -10,9 +10,9 @@ from infiniray.core.reading import Read
 from infiniray.core.shard import ShardState
 from infiniray.core.storing import Repair
 from infiniray.sim import soak as soaking
-from infiniray.sim.driver import Violation
 from infiniray.sim.schedules import run_schedule
 from infiniray.sim.soak import SCHEDULES_PER_SEED, SoakResult, soak
+from infiniray.sim.violation import Violation
 
 
 def test_a_soak_runs_until_its_seconds_are_over_and_one_schedule_at_least() -> None:
