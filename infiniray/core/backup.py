@@ -151,7 +151,7 @@ class Backup:
 
     def on_copied(self, request: RequestId) -> None:
         _, held, _, target = self._settle(request)
-        self.node.custody.note_copied(target.copy, held.seq)
+        self.node.custody.note_made(target.copy, held.seq)
         self.shard.backups.counters.backup_chunks += 1
         self.shard.backups.counters.backup_bytes += held.n_bytes
         self._copy_more()
@@ -177,7 +177,7 @@ class Backup:
         if self.peer is not None and self.source is not None and delete.link == self.source.id:
             request = self.context.new_request_id()  # nobody waits for the answer: the order of a connection is kept
             self.context.out.append(replace(delete, link=self.peer.id, request=request))
-            self.peer.spans.add(delete.seq)
+            self.node.custody.note_made(self.peer.copy, delete.seq)
 
     def go_on(self) -> None:
         """A copy was given up from outside."""

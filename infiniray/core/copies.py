@@ -12,17 +12,19 @@ __all__ = ["Copy", "Lacks", "Link"]
 
 @dataclass(slots=True, eq=False)
 class Lacks:
-    """Which numbers of a node's books a copy does not have: true while neither the books nor its spans change.
+    """Which numbers of a node's books a copy does not have, as of a number of changes of the books and of its spans.
 
-    ``others``: all numbers but these, if that was asked for: true while no number comes to the books.
+    ``others``: all numbers but these, if that was asked for.
     """
 
     seqs: set[int]
-    n_changes: int  # of the holdings
+    n_noted: int  # changes of the books that are in it
     spans: SeqSpans
     n_spans_changes: int
     others: SeqSpans | None = None
-    n_seen_changes: int = 0
+
+    def is_of(self, spans: SeqSpans) -> bool:
+        return self.spans is spans and self.n_spans_changes == spans.n_changes
 
 
 @dataclass(slots=True, eq=False)

@@ -14,6 +14,8 @@ __all__ = ["NOBODY", "Custody", "Held", "Retention"]
 
 #: Numbers named in one RETAIN frame: well below what its meta may carry.
 RETAIN_BATCH = 16_384
+#: Changes of the books by which what is known of a copy may be behind: else it is found anew.
+CHANGES_KEPT = 64
 #: Registered as the current copy of a node that has none.
 NOBODY = InstanceId("")
 
@@ -49,11 +51,14 @@ class Custody:
         #: the same by number, and the numbers in order, so that what a copy lacks is found without looking at all
         self._chunks: dict[int, ChunkId] = {}
         self._seqs: list[int] = []
-        self._n_changes = 0  # of the holdings
         #: to be deleted: not told, or not confirmed yet
         self.garbage: dict[ChunkId, None] = {}
         #: every number whose change was made, or never will be
         self.seen = SeqSpans()
+        #: numbers about which something has changed, the latest: what was found of a copy before is brought up to date
+        self._changed: list[int] = []
+        self._n_noted = 0  # changes in all
+        self._n_seen_changes = 0  # those of ``seen`` that are among them
         #: whose being on record is confirmed; None while another is being written down, for then it may be either
         self.registered: InstanceId | None = None
         self._entering: InstanceId | None = None
@@ -61,6 +66,7 @@ class Custody:
         self.is_paused = False
         self._aligned: Copy | None = None
         self._told: dict[ChunkId, None] = {}  # garbage that the copy being aligned will have dropped
+        self._number_told: int | None = None  # of its having been told
 
     # ------------------------------------------------------------ chunks
 
@@ -70,7 +76,7 @@ class Custody:
         self.holdings[chunk] = Held(seq, n_bytes)
         self._chunks[seq] = chunk
         insort(self._seqs, seq)
-        self._n_changes += 1
+        self._note(seq)
         self.garbage.pop(chunk, None)
 
     def discard(self, chunk: ChunkId) -> None:
@@ -83,7 +89,7 @@ class Custody:
         if held is not None:
             del self._chunks[held.seq]
             del self._seqs[bisect_left(self._seqs, held.seq)]
-            self._n_changes += 1
+            self._note(held.seq)
 
     def deleted(self, chunks: Iterable[ChunkId]) -> None:
         """The current copy has confirmed a deletion."""
@@ -107,20 +113,34 @@ class Custody:
         """Whether one of two copies has anything that the other has not, of what both are to hold."""
         return self._lacked_by(one) != self._lacked_by(other)
 
+    # ------------------------------------------------------------ numbers
+
+    def close(self, seq: int) -> None:
+        """The change of this number was made, or never will be."""
+        is_in_step = self._n_seen_changes == self.seen.n_changes
+        self.seen.add(seq)
+        if is_in_step:
+            self._n_seen_changes = self.seen.n_changes
+            self._note(seq)
+
+    def note_made(self, copy: Copy, seq: int) -> None:
+        """``copy`` has made this change."""
+        known = copy.lacks
+        is_true = known is not None and known.is_of(copy.spans)
+        copy.spans.add(seq)
+        if is_true:
+            assert known is not None
+            known.n_spans_changes = copy.spans.n_changes
+            if seq in known.seqs:
+                known.seqs.discard(seq)
+                if known.others is not None:
+                    known.others.add(seq)
+
     def note_seen(self, copy: Copy, spans: SeqSpans | Sequence[tuple[int, int]]) -> None:
         """``copy`` has confirmed a RETAIN that ends with these spans. They leave out what it lacks, as then before."""
         known = self._lacks(copy)
         copy.spans.update(spans)
         known.n_spans_changes = copy.spans.n_changes
-
-    def note_copied(self, copy: Copy, seq: int) -> None:
-        """``copy`` has this one now."""
-        known = self._lacks(copy)
-        copy.spans.add(seq)
-        known.n_spans_changes = copy.spans.n_changes
-        known.seqs.discard(seq)
-        if known.others is not None:
-            known.others.add(seq)
 
     def _numbered(self, seqs: Iterable[int]) -> list[tuple[ChunkId, Held]]:
         holdings, chunks = self.holdings, self._chunks
@@ -131,15 +151,39 @@ class Custody:
         return self._lacks(copy).seqs
 
     def _lacks(self, copy: Copy) -> Lacks:
-        known, spans = copy.lacks, copy.spans
-        if (
-            known is None
-            or known.n_changes != self._n_changes
-            or known.spans is not spans
-            or known.n_spans_changes != spans.n_changes
-        ):
-            known = copy.lacks = Lacks(self._left_out(spans), self._n_changes, spans, spans.n_changes)
+        if self._n_seen_changes != self.seen.n_changes:
+            self._forget()
+        known = copy.lacks
+        if known is None or known.n_noted < self._n_noted - len(self._changed) or not known.is_of(copy.spans):
+            known = copy.lacks = Lacks(self._left_out(copy.spans), self._n_noted, copy.spans, copy.spans.n_changes)
+        elif known.n_noted < self._n_noted:
+            self._catch_up(known)
         return known
+
+    def _catch_up(self, known: Lacks) -> None:
+        """Look at the numbers about which something has changed since."""
+        for seq in self._changed[known.n_noted - self._n_noted :]:
+            if seq in self._chunks and seq not in known.spans:
+                known.seqs.add(seq)
+                if known.others is not None and seq in known.others:
+                    known.others = None
+            else:
+                known.seqs.discard(seq)
+                if known.others is not None and seq in self.seen:
+                    known.others.add(seq)
+        known.n_noted = self._n_noted
+
+    def _note(self, seq: int) -> None:
+        self._changed.append(seq)
+        self._n_noted += 1
+        if len(self._changed) > 2 * CHANGES_KEPT:
+            del self._changed[:CHANGES_KEPT]
+
+    def _forget(self) -> None:
+        """More has changed than one number: what copies lack is found anew."""
+        self._changed.clear()
+        self._n_noted += 1
+        self._n_seen_changes = self.seen.n_changes
 
     def _left_out(self, spans: SeqSpans) -> set[int]:
         """The numbers that ``spans`` leave out."""
@@ -205,13 +249,14 @@ class Custody:
             return []
         self._aligned = None
         self._told = dict(self.garbage)
-        return self.retentions(copy, number=new_number())
+        self._number_told = new_number()
+        return self.retentions(copy, number=self._number_told)
 
     def seen_by(self, copy: Copy) -> SeqSpans:
         """Every number, but those of chunks that the copy is to hold and does not have. Not to be changed."""
         known = self._lacks(copy)
-        if known.others is None or known.n_seen_changes != self.seen.n_changes:
-            known.others, known.n_seen_changes = self.seen.without(known.seqs), self.seen.n_changes
+        if known.others is None:
+            known.others = self.seen.without(known.seqs)
         return known.others
 
     def retentions(self, copy: Copy, number: int | None = None) -> list[Retention]:
@@ -235,12 +280,16 @@ class Custody:
     def adopt(self, copy: Copy) -> None:
         """This copy is on record, and all that it holds is in these books."""
         self.seen = copy.spans.copy()
-        self._n_changes += 1
+        self._forget()
         self._aligned = copy
 
     def aligned(self, copy: Copy) -> None:
         """It has confirmed the last RETAIN."""
         self._aligned = copy
-        self.seen.update(copy.spans)  # of earlier incarnations of the shard
+        if self._number_told is not None and self._number_told in copy.spans:
+            self.close(self._number_told)
+            self._number_told = None
+        if not self.seen.covers(copy.spans):
+            self.seen.update(copy.spans)  # of earlier incarnations of the shard
         self.deleted(self._told)
         self._told = {}

@@ -234,10 +234,10 @@ class Outbox:
         """
         if request.kind not in (RequestKind.STORE, RequestKind.DELETE):
             return
-        self._custody.seen.add(request.seq)
+        self._custody.close(request.seq)
         link = self._find_link(request.link) if request.link is not None else None
         if link is not None:
-            link.spans.add(request.seq)
+            self._custody.note_made(link.copy, request.seq)
 
     def new_number(self) -> int:
         """The next number, beginning above whatever an earlier incarnation of the shard can have given: a stale

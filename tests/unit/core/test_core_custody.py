@@ -313,3 +313,36 @@ def test_long_lists_come_in_parts_that_together_say_the_same(batch: int, monkeyp
     assert spans[0][0] == 1
     assert spans[-1][1] >= 60
     assert all(last + 1 == first for (_, last), (first, _) in itertools.pairwise(spans))
+
+
+def test_what_a_copy_lacks_is_brought_up_to_date_as_it_would_be_found_anew() -> None:
+    """Whatever happens to the books and to the copy, and however often it is asked."""
+    lots = random.Random(5)
+    for _ in range(40):
+        custody, copy, seq = Custody(), Copy(InstanceId("i"), SeqSpans()), 0
+        for _ in range(200):
+            seq += 1
+            custody.close(seq)
+            if lots.random() < 0.5:
+                custody.note_made(copy, seq)
+            chance = lots.random()
+            if chance < 0.6:
+                custody.hold(ChunkId(f"k{lots.randrange(30)}", 1, 0), seq, 1)
+            elif chance < 0.7 and custody.holdings:
+                custody.discard(lots.choice(list(custody.holdings)))
+            elif chance < 0.8 and custody.lacking(copy):
+                custody.note_made(copy, custody.lacking(copy)[-1][1].seq)
+            elif chance < 0.85:
+                custody.note_seen(copy, custody.retentions(copy)[-1].seen or ())
+            elif chance < 0.87:
+                copy.spans = copy.spans.without([lots.randrange(seq)])
+            elif chance < 0.89:
+                seq += 1
+                custody.seen.add(seq)
+            if lots.random() < 0.5:
+                twin = Copy(copy.instance, copy.spans.copy())
+                assert custody.lacking(copy) == custody.lacking(twin)
+                assert custody.seen_by(copy) == custody.seen_by(twin)
+                held = {held.seq for held in custody.holdings.values()}
+                assert {h.seq for _, h in custody.lacking(copy)} == {n for n in held if n not in copy.spans}
+                assert custody.seen_by(copy) == custody.seen.without({n for n in held if n not in copy.spans})
