@@ -15,6 +15,7 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from infiniray.core.events import CopyReport
 from infiniray.core.ids import InstanceId, LinkId, NodeId, SessionId
 from infiniray.core.policy import footprint_bytes
 from infiniray.cost.ledger import Purpose
@@ -64,7 +65,7 @@ class Instance:
     __slots__ = (
         "began_s", "busy_until_s", "chunks", "held_until_s", "host", "id", "inbox", "init_s", "inward", "is_busy",
         "is_gone", "is_let_go", "link", "looks_s", "n_requests", "node", "number", "outward", "place", "port",
-        "purpose", "seqs", "session", "spans", "stay_until_s", "used_bytes", "used_s",
+        "purpose", "report", "seqs", "session", "spans", "stay_until_s", "used_bytes", "used_s",
     )  # fmt: skip
 
     def __init__(self, number: int, node: NodeId, port: ShardRun, host: int, network: NetworkModel, speed: float):
@@ -78,6 +79,8 @@ class Instance:
         self.chunks: dict[ChunkId, tuple[int, int]] = {}
         self.seqs: dict[int, ChunkId] = {}
         self.spans = SeqSpans()
+        #: what it says of itself, whenever it is asked: the shard copies what it keeps
+        self.report = CopyReport(instance=self.id, spans=self.spans)
         self.used_bytes = 0
         self.inward = Pipe(network, speed)
         self.outward = Pipe(network, speed)

@@ -209,8 +209,7 @@ class ShardRun:
         instance.used_s = now_s = self._agenda.now_s
         self._meter.charge(_WARMUP, self._function.warm_s, instance.init_s, now_s)
         instance.init_s = 0.0
-        report = ev.CopyReport(instance=instance.id, spans=instance.spans)  # the shard copies it
-        self.feed(ev.InvokeReturned(node=command.node, session=command.session, outcome=_OK, copy=report))
+        self.feed(ev.InvokeReturned(node=command.node, session=command.session, outcome=_OK, copy=instance.report))
 
     def _hear(self, what: tuple[Instance, cmd.Invoke]) -> None:
         """The shard hears of a session that has begun."""
