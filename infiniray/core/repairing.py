@@ -90,7 +90,7 @@ class Repairs:
         """It has lost chunks: queue it."""
         if self._context.policy.repair is not RepairMode.ALWAYS or record.name in self._running:
             return
-        self._push(record)
+        self._push(record, self._shard.lost_chunks(record))
         self.pump()
 
     def repair_from(self, record: ObjectRecord, lost: tuple[int, ...], *, source: OpId) -> None:
@@ -151,23 +151,24 @@ class Repairs:
         if record is None or record.facts.version != name[1] or record.is_expired(self._context.now_s):
             del self._waiting[name]
             return None
-        if self._spare(record) != spare:
-            self._push(record)  # more was lost meanwhile, or less
+        lost = self._shard.lost_chunks(record)
+        if lost and record.facts.scheme.r - len(lost) != spare:
+            self._push(record, lost)  # more was lost meanwhile, or less
             return None
         del self._waiting[name]
         return record
 
     def _begin(self, record: ObjectRecord) -> None:
         lost = self._shard.lost_chunks(record)
-        if not lost or self._spare(record) < 0:
+        if not lost or len(lost) > record.facts.scheme.r:
             return  # whole again, or beyond repair: the next read says so
         self._running.add(record.name)
         self._spend(record, n_reads=record.facts.scheme.k, n_writes=len(lost))
         self._shard.begin(Rebuild(self.new_op(), record, self._shard, self._deadline_s()))
 
-    def _push(self, record: ObjectRecord) -> None:
+    def _push(self, record: ObjectRecord, lost: tuple[int, ...]) -> None:
         self._n_queued += 1
-        lost = self._waiting[record.name] = self._shard.lost_chunks(record)
+        self._waiting[record.name] = lost
         spare = record.facts.scheme.r - len(lost)
         heapq.heappush(self._heap, (spare, -record.used_s, self._n_queued, record.name))
         if len(self._heap) > 4 * len(self._waiting) + 64:  # mostly outdated
@@ -177,10 +178,6 @@ class Repairs:
                     newest[entry[3]] = entry
             self._heap = list(newest.values())
             heapq.heapify(self._heap)
-
-    def _spare(self, record: ObjectRecord) -> int:
-        """How many more chunks it may lose."""
-        return record.facts.scheme.r - len(self._shard.lost_chunks(record))
 
     # ------------------------------------------------------------ the budget
 
