@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from infiniray.config import Config
@@ -116,15 +117,33 @@ def frontier(varied: Iterable[Varied]) -> list[Varied]:
 
 
 def ablation_figure(varied: Sequence[Varied], hours: float) -> Figure:
-    """Unavailability over cost, each variation by name, with the frontier."""
+    """Unavailability over cost, each variation by its number in order of cost, with the frontier and a key."""
     with styled():
         made, (axes,) = figure(height=5.6)
         _draw(axes, varied)
         axes.set_xlabel(f"USD for {hours:,.0f} hours")
         axes.set_ylabel("hits lost: resets / hits")
         axes.set_title("What does availability cost?")
-        made.legend(loc="outside right upper")
+        lines, names = axes.get_legend_handles_labels()
+        key = [(_number_line(n), f"{one.name}: {_share(one)}") for n, one in _numbered(varied)]
+        made.legend(
+            [*lines, *(line for line, _ in key)], [*names, *(name for _, name in key)],
+            loc="outside right upper", fontsize=8,
+        )  # fmt: skip
     return made
+
+
+def _numbered(varied: Sequence[Varied]) -> list[tuple[int, Varied]]:
+    return list(enumerate(sorted(varied, key=lambda one: (one.cost_usd, one.availability)), 1))
+
+
+def _number_line(number: int) -> Line2D:
+    """What stands for a number in the key."""
+    return Line2D([], [], linestyle="none", marker=f"${number}$", color="black", ms=5 if number < 10 else 8, mew=0.3)
+
+
+def _share(one: Varied) -> str:
+    return f"${one.cost_usd:,.3f}, {one.availability:.2%}"
 
 
 def _draw(axes: Axes, varied: Sequence[Varied]) -> None:
@@ -132,19 +151,17 @@ def _draw(axes: Axes, varied: Sequence[Varied]) -> None:
     floor = _floor(varied)
     rest = [one for one in varied if one not in best]
     axes.step(*_points(best, floor), where="post", color=INKS[6], linewidth=1.4, label="frontier")
-    axes.plot(*_points(best, floor), "o", color=INKS[0], ms=8, label="on the frontier")
-    axes.plot(*_points(rest, floor), "o", color=INKS[0], ms=8, mfc="white", label="dearer and no more available")
+    axes.plot(*_points(best, floor), "o", color=INKS[0], ms=7, label="on the frontier")
+    axes.plot(*_points(rest, floor), "o", color=INKS[0], ms=7, mfc="white", label="dearer and no more available")
     own = [one for one in varied if one.name == BASE]
-    axes.plot(*_points(own, floor), "*", color=INKS[1], ms=17, label=BASE)
-    for place, one in enumerate(sorted(varied, key=lambda one: (one.cost_usd, one.availability))):
+    axes.plot(*_points(own, floor), "*", color=INKS[1], ms=15, label=BASE)
+    for number, one in _numbered(varied):
         ((usd,), (lost,)) = _points([one], floor)
-        above = place % 2 == 0
-        axes.annotate(
-            one.name, (usd, lost), textcoords="offset points", xytext=(7, 7 if above else -13), fontsize=8
-        )  # fmt: skip
+        beside = (5, 5) if number % 2 else (5, -11)  # neighbours keep out of each other's way
+        axes.annotate(f"{number}", (usd, lost), textcoords="offset points", xytext=beside, fontsize=8)
     axes.set_yscale("log")
     axes.invert_yaxis()  # more available is higher
-    axes.margins(x=0.22, y=0.15)
+    axes.margins(x=0.08, y=0.1)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: "none" if share <= floor else f"{100 * share:g}%"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda usd, _: dollars(usd)))
 

@@ -59,8 +59,10 @@ def test_the_frontier_is_what_nothing_beats() -> None:
 @pytest.mark.parametrize("losses", [[0.9, 1.0], [1.0, 1.0], [None, 0.5]])
 def test_the_picture_shows_each(losses: list[float | None]) -> None:
     found = [varied(BASE, 1.0, losses[0]), varied("other", 2.0, losses[1])]
-    [axes] = ablation_figure(found, 50.0).axes
-    assert {text.get_text() for text in axes.texts} == {BASE, "other"}
+    made = ablation_figure(found, 50.0)
+    [axes], [key] = made.axes, made.legends
+    assert [text.get_text() for text in axes.texts] == ["1", "2"]
+    assert [text.get_text().partition(":")[0] for text in key.get_texts()[-2:]] == [BASE, "other"]
     assert axes.get_xlabel() == "USD for 50 hours"
 
 
