@@ -102,7 +102,7 @@ class NearConfig(_Section):
     """Small values that shards keep a copy of, beside the chunks on the nodes: reading them asks no node."""
 
     bytes: Bytes = Field(
-        64 << 20, description="of each shard's memory, for the values that were written or read last; 0: none"
+        0, description="of each shard's memory, for the values that were written or read last, like 64MiB; 0: none"
     )
     max_value_bytes: Bytes = Field(1 << 20, description="larger values are not kept")
 

@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "scheme": "rs:2+1",
     "memory_mb": 256,
     "session": {"linger_s": "50ms"},
-    "near": {"max_value_bytes": "100KiB"},  # of some values, so that others come from nodes
+    "near": {"bytes": "64MiB", "max_value_bytes": "100KiB"},  # of some values, so that others come from nodes
     "availability": {"backup_interval_s": 2, "warm_interval_s": 2},
 }
 #: How much later than its deadline an operation may end on a machine that is busy.

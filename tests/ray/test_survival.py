@@ -44,7 +44,6 @@ def survivor(local_ray: str) -> Iterator[Cache]:
         name="survivor",
         session={"linger_s": LINGER_S},
         availability={"backup_interval_s": 0, "warm_interval_s": 1},
-        near={"bytes": 0},
     ) as cache:
         yield cache
 

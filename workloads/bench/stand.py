@@ -29,6 +29,8 @@ OTHERS: dict[str, Callable[[], Target]] = {
 }
 #: Nodes that are to stay awake linger for this long, and are woken before each stretch.
 _LINGER_S = 30
+#: For near copies, where they are measured.
+_NEAR_BYTES = 64 << 20
 #: On a machine with other work a start may take seconds; giving up on it would start a second instance in its place.
 _CONNECT_TIMEOUT_S = 20
 _SETTLE_S = 30.0
@@ -56,8 +58,7 @@ class Setting:
         """As configuration of the cache."""
         session: dict[str, Any] = {"connect_timeout_s": _CONNECT_TIMEOUT_S}
         sections: dict[str, Any] = {"read": {"hedge": self.hedge}, "session": session}
-        if not conditions.near:
-            sections["near"] = {"bytes": 0}
+        sections["near"] = {"bytes": _NEAR_BYTES if conditions.near else 0}
         if conditions.awake:
             session["linger_s"] = _LINGER_S
         if conditions.shaped:
