@@ -56,9 +56,8 @@ def test_close_ends_all_that_was_started(local_ray: str) -> None:
     cache.close()
     assert not [name for name in rayapi.actor_names() if name.startswith("brief:")]
     started = {process.pid for process in psutil.Process().children(recursive=True)} - before
-    # a worker of Ray's that is just starting has its name only later
-    _until(lambda: not [pid for pid in started if _runs(pid) and not _is_rays(pid)])
-    assert [psutil.Process(pid).cmdline() for pid in started if _runs(pid) and not _is_rays(pid)] == []
+    _until(lambda: not _told(started, before))
+    assert _told(started, before) == []
     with pytest.raises(CacheUnavailable, match="closed"):
         cache["k"]
     with infiniray.start(**SMALL, name="brief") as again:  # the name is free
@@ -130,12 +129,20 @@ def test_a_restarted_supervisor_knows_the_same_membership(local_ray: str) -> Non
         assert again.stats()["nodes"] == 3
 
 
-def _is_rays(pid: int) -> bool:
-    """An idle worker, which Ray keeps and reuses."""
-    try:
-        return psutil.Process(pid).name().startswith("ray::IDLE")
-    except psutil.NoSuchProcess:
-        return False
+def _told(pids: set[int], before: set[int]) -> list[list[str]]:
+    """Command lines of those that run, and are not somebody else's: an idle worker, which Ray keeps and reuses; one that
+    has not got its name yet; an instance of another cache's function. The parents of these were there before."""
+    told = []
+    for pid in pids:
+        try:
+            process = psutil.Process(pid)
+            name, command = process.name(), process.cmdline()
+            is_others = name.startswith("ray::IDLE") or (not name.startswith("ray::") and process.ppid() in before)
+            if process.status() != psutil.STATUS_ZOMBIE and not is_others:
+                told.append(command or [name])
+        except psutil.NoSuchProcess:
+            continue
+    return told
 
 
 def _left_of(pids: list[int]) -> list[int]:
