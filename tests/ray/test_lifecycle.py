@@ -130,7 +130,7 @@ def test_a_restarted_supervisor_knows_the_same_membership(local_ray: str) -> Non
 
 
 def _told(pids: set[int], before: set[int]) -> list[list[str]]:
-    """Command lines of those that run, and are not somebody else's: an idle worker, which Ray keeps and reuses; one that
+    """Command lines of those that run, and are not somebody else's: an idle worker, which Ray keeps; one that
     has not got its name yet; an instance of another cache's function. The parents of these were there before."""
     told = []
     for pid in pids:
