@@ -71,6 +71,7 @@ def test_a_schedule_that_hangs_is_a_violation_and_the_next_one_is_begun(monkeypa
     assert signal.getitimer(signal.ITIMER_PROF)[0] == 0.0
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_a_soak_with_what_it_has() -> None:
     def interrupt(sums: SoakResult) -> None:
         if sums.schedules == 2:

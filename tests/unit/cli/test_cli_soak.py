@@ -108,6 +108,7 @@ def test_the_replay_command_names_unusual_steps() -> None:
     assert replay_command(7, 40) == "infiniray soak --replay 7 --steps 40"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_with_the_summary(monkeypatch: pytest.MonkeyPatch) -> None:
     add = SoakResult.add
 
