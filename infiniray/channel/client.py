@@ -107,7 +107,6 @@ class Channel:
         if self._leases is not None:
             self._leases.say()
             if self._leases.is_over:  # the shard did not like what it heard, or is gone
-                self._leases.close()
                 self._leases = self._held.leases = None
         while self._idle:
             try:
