@@ -44,6 +44,8 @@ __all__ = ["ChunkCoder", "ShardDriver"]
 _CLOSE_TIMEOUT_S = 3.0
 
 T = TypeVar("T")
+#: Ends an operation that nobody waits for any more.
+_GiveUp = Callable[[], None]
 
 
 class ChunkCoder(Protocol):
@@ -211,17 +213,7 @@ class ShardDriver:
             KeyNotFound, ObjectLost: a miss.
             Overloaded, DeadlineExceeded: try again.
         """
-        future: asyncio.Future[None] = self._loop.create_future()
-        found: list[tuple[cmd.ObjectFacts, ByteArray]] = []  # not in the future, which the event loop has for longer
-        give_up = self.begin_get(key, partial(_take, future, found), timeout_s=timeout_s, landing=landing)
-        try:
-            await future
-            return found.pop()
-        except asyncio.CancelledError:
-            give_up()
-            raise
-        finally:
-            del future  # else its error would hold this frame, and this frame the error: with it, the memory read into
+        return await self._ending(partial(self.begin_get, key, timeout_s=timeout_s, landing=landing))
 
     def begin_get(
         self,
@@ -249,9 +241,7 @@ class ShardDriver:
             data.flags.writeable = False
             done((ending.facts, data))
 
-        self._waiting[op] = end
-        self.feed(ev.GetRequested(op=op, key=key, deadline_s=self._clock.now_s() + timeout_s))
-        return partial(self._give_up, op)
+        return self._begin(op, ev.GetRequested(op=op, key=key, deadline_s=self._clock.now_s() + timeout_s), end)
 
     async def delete(self, key: str, *, timeout_s: float = 30.0) -> bool:
         """Whether there was something.
@@ -339,13 +329,23 @@ class ShardDriver:
         return OpId(next(self._op_ids))
 
     async def _run(self, op: OpId, event: ev.Event) -> cmd.Complete:
-        future: asyncio.Future[cmd.Complete] = self._loop.create_future()
-        self._waiting[op] = partial(_settle, future)
+        return await self._ending(partial(self._begin, op, event))
+
+    def _begin(self, op: OpId, event: ev.Event, done: Callable[[cmd.Complete | InfiniRayError], None]) -> _GiveUp:
+        self._waiting[op] = done
         self.feed(event)
+        return partial(self._give_up, op)
+
+    async def _ending(self, begin: Callable[[Callable[[T | InfiniRayError], None]], _GiveUp]) -> T:
+        """Begin an operation and wait for what it is told to be done with."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        found: list[T] = []  # not in the future, which the event loop has for longer
+        give_up = begin(partial(_settle, future, found))
         try:
-            return await future
+            await future
+            return found.pop()
         except asyncio.CancelledError:
-            self._give_up(op)
+            give_up()
             raise
         finally:
             del future  # else its error would hold this frame, and this frame the error: with it, the memory read into
@@ -606,21 +606,14 @@ class ShardDriver:
         self.feed(ev.LinkClosed(link=link.id))
 
 
-def _take(future: asyncio.Future[None], found: list[T], ending: T | InfiniRayError) -> None:
-    if isinstance(ending, InfiniRayError):
-        _settle(future, ending)
-    else:
-        found.append(ending)
-        _settle(future, None)
-
-
-def _settle(future: asyncio.Future[T], ending: T | InfiniRayError) -> None:
+def _settle(future: asyncio.Future[None], found: list[T], ending: T | InfiniRayError) -> None:
     if future.done():
         return
     if isinstance(ending, InfiniRayError):
         future.set_exception(ending)
     else:
-        future.set_result(ending)
+        found.append(ending)
+        future.set_result(None)
 
 
 def _session(frame: Frame) -> SessionId:
