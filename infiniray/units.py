@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from infiniray.errors import InvalidTTL
+from infiniray.errors import InfiniRayError, InvalidTTL
 
-__all__ = ["Bytes", "Seconds", "format_bytes", "parse_bytes", "parse_seconds", "ttl_seconds"]
+__all__ = ["Bytes", "Seconds", "format_bytes", "parse_bytes", "parse_seconds", "positive_seconds", "seconds_of",
+           "ttl_seconds"]  # fmt: skip
 
 _BYTES = {
     "": 1, "b": 1,
@@ -66,14 +67,22 @@ def ttl_seconds(value: object) -> float | None:
     Raises:
         InvalidTTL: not a duration, or not longer than zero.
     """
-    if value is None:
-        return None
+    return None if value is None else positive_seconds(value, "ttl", InvalidTTL)
+
+
+def seconds_of(value: object, name: str, refusal: type[InfiniRayError]) -> float:
+    """A duration that is called ``name``, in seconds. Raises: ``refusal``: it is none."""
     try:
-        seconds = parse_seconds(value)
+        return parse_seconds(value)
     except ValueError as error:
-        raise InvalidTTL(detail=f"bad ttl: {error}") from None
+        raise refusal(detail=f"bad {name}: {error}") from None
+
+
+def positive_seconds(value: object, name: str, refusal: type[InfiniRayError]) -> float:
+    """As :func:`seconds_of`; it has to be longer than zero."""
+    seconds = seconds_of(value, name, refusal)
     if seconds <= 0:
-        raise InvalidTTL(detail=f"bad ttl: {value!r} is not longer than zero")
+        raise refusal(detail=f"bad {name}: {value!r} is not longer than zero")
     return seconds
 
 

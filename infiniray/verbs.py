@@ -21,7 +21,7 @@ from infiniray.cluster.turns import Turn
 from infiniray.computing import Computation
 from infiniray.errors import CacheUnavailable, ConfigError, InvalidTTL, KeyNotFound
 from infiniray.keys import full_key
-from infiniray.units import parse_seconds, ttl_seconds
+from infiniray.units import positive_seconds, seconds_of, ttl_seconds
 
 if TYPE_CHECKING:
     from infiniray.backing.modes import Adopted, Backing
@@ -276,32 +276,18 @@ def _several(keys: Iterable[str]) -> Iterable[str]:
 
 
 def _timeout_s(timeout: Duration | None) -> float | None:
-    if timeout is None:
-        return None
-    try:
-        seconds = parse_seconds(timeout)
-    except ValueError as error:
-        raise ConfigError(detail=f"bad timeout: {error}") from None
-    if seconds <= 0:
-        raise ConfigError(detail=f"bad timeout: {timeout!r} is not longer than zero")
-    return seconds
+    return None if timeout is None else positive_seconds(timeout, "timeout", ConfigError)
 
 
 def _stale_seconds(stale_s: Duration, ttl_s: float | None) -> float:
-    try:
-        seconds = parse_seconds(stale_s)
-    except ValueError as error:
-        raise InvalidTTL(detail=f"bad stale_s: {error}") from None
+    seconds = seconds_of(stale_s, "stale_s", InvalidTTL)
     if seconds and ttl_s is None:
         raise InvalidTTL(detail="stale_s says how long a value is kept after its ttl: it needs a ttl")
     return seconds
 
 
 def _lease_seconds(lease_s: Duration) -> float:
-    try:
-        seconds = parse_seconds(lease_s)
-    except ValueError as error:
-        raise ConfigError(detail=f"bad lease_s: {error}") from None
+    seconds = seconds_of(lease_s, "lease_s", ConfigError)
     if seconds < _SHORTEST_LEASE_S:
         raise ConfigError(detail=f"bad lease_s: {lease_s!r} is shorter than {_SHORTEST_LEASE_S:g} s")
     return seconds
