@@ -23,12 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "Node"]
 
-#: Named here once, because each time that a member is named it is looked up, and these are with every event.
-_SLEEPING, _ACTIVE, _LEAVING = Activity.SLEEPING, Activity.ACTIVE, Activity.LEAVING
+#: States that are looked for with every event: asleep, and invoked but not heard of.
 _ASLEEP = (Activity.SLEEPING, Validity.UNVALIDATED)
 _UNHEARD = (Activity.SLEEPING, Validity.VALIDATING)
-_REQUEST, _RETURNED = Stimulus.REQUEST, Stimulus.RETURNED
-_OK = InvokeOutcome.OK
 #: Connections kept for one node. More than one lives while the platform runs several instances of a function.
 MAX_LINKS = 4
 #: Invocations of one node that may be out at the same time: a second one when the first is not heard of, no more.
@@ -155,12 +152,12 @@ class Node:
     def submit(self, request: Request) -> None:
         """Take a request of an operation: it is sent now, or when the node speaks."""
         self.outbox.queue(request)
-        self._stimulate(_REQUEST)
+        self._stimulate(Stimulus.REQUEST)
 
     def wake(self) -> None:
         """Something will be submitted soon: invoke the node now if it sleeps."""
-        if self.activity is _SLEEPING:
-            self._stimulate(_REQUEST)
+        if self.activity is Activity.SLEEPING:
+            self._stimulate(Stimulus.REQUEST)
 
     def warm(self) -> bool:
         """Keep the instance from being reclaimed as idle, and learn whether it was. False: it is not asleep."""
@@ -192,7 +189,7 @@ class Node:
         """Somebody waits until what is to be deleted here is deleted."""
         if not self._is_hurried and self._has_to_hear():
             self._is_hurried = True
-            self._stimulate(_REQUEST)
+            self._stimulate(Stimulus.REQUEST)
 
     # ------------------------------------------------------------ what happens to it
 
@@ -255,12 +252,12 @@ class Node:
         if self._hand_over():
             return
         self._retry_after_s = retry_after_s
-        if outcome is not _OK or (self.activity, self.validity) == _UNHEARD:
+        if outcome is not InvokeOutcome.OK or (self.activity, self.validity) == _UNHEARD:
             self._n_failures += 1
-        if self.activity is _ACTIVE and outcome is _OK:
+        if self.activity is Activity.ACTIVE and outcome is InvokeOutcome.OK:
             self._stimulate(Stimulus.BYE)  # its BYE, and answers before it, are still to be read
         else:
-            self._stimulate(_RETURNED)
+            self._stimulate(Stimulus.RETURNED)
 
     def on_silence(self) -> None:
         """What was expected after a PING, an invocation or a BYE has not come in time."""
@@ -270,7 +267,7 @@ class Node:
         """The pause after a failed invocation is over."""
         self._is_backing_off = False
         if self._is_wanted():
-            self._stimulate(_REQUEST)
+            self._stimulate(Stimulus.REQUEST)
 
     def on_answer(self, request_id: RequestId, outcome: Outcome, *, crc: int = 0, detail: str = "") -> Request | None:
         """The node answered a request that is still open; that request."""
@@ -386,7 +383,7 @@ class Node:
             assert self.link is not None
             backup.on_source(self.link)
         else:
-            self._stimulate(_REQUEST)
+            self._stimulate(Stimulus.REQUEST)
 
     def invoke_peer(self, *, n_others: int = 1) -> SessionId | None:
         """Invoke the function while it is busy, so that the platform serves with another instance; None: more than
@@ -474,17 +471,17 @@ class Node:
             self.backup.on_source(link)
 
     def _leave_if_returned(self) -> None:
-        if self.activity is _LEAVING and self._session not in self._invoked:
-            self._stimulate(_RETURNED)
+        if self.activity is Activity.LEAVING and self._session not in self._invoked:
+            self._stimulate(Stimulus.RETURNED)
 
     def _stimulate(self, stimulus: Stimulus) -> None:
-        if self._is_backing_off and stimulus is _REQUEST:
+        if self._is_backing_off and stimulus is Stimulus.REQUEST:
             return
         before = self.activity, self.validity
         after, actions = step(before, stimulus)
         self.activity, self.validity = after
-        if after[0] is _LEAVING:
-            if before[0] is not _LEAVING:  # the end of a departure is expected in time
+        if after[0] is Activity.LEAVING:
+            if before[0] is not Activity.LEAVING:  # the end of a departure is expected in time
                 self._context.silence.set(self, self._context.policy.connect_timeout_s)
         elif before in WAITING and after not in WAITING:
             self._context.silence.call_off(self)
@@ -527,7 +524,7 @@ class Node:
         if not self._is_wanted():
             return
         if not self._n_failures:
-            self._stimulate(_REQUEST)
+            self._stimulate(Stimulus.REQUEST)
         elif self._n_failures >= self._context.policy.invoke_attempts:
             self._give_up(f"{self._n_failures} invocations in a row failed")
             self._n_failures = 0
@@ -549,7 +546,7 @@ class Node:
 
     def _suspect(self) -> None:
         self.suspect_until_s = self._context.now_s + SUSPECT_S
-        if self.activity is _SLEEPING:
+        if self.activity is Activity.SLEEPING:
             self._give_up("invoked, but it did not connect in time")
 
     def _give_up(self, detail: str) -> None:

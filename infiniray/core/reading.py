@@ -45,11 +45,6 @@ class ChunkState(enum.Enum):
     FAILED = "failed"  # its node could not be reached: asking again may help
 
 
-#: Named here once, because each time that a member is named it is looked up.
-_UNASKED, _PENDING, _COMPLETE = ChunkState.UNASKED, ChunkState.PENDING, ChunkState.COMPLETE
-_MISSING, _FAILED = ChunkState.MISSING, ChunkState.FAILED
-
-
 class Read(Operation):
     """I collect any k of an object's chunks, and no more than needed.
 
@@ -63,7 +58,7 @@ class Read(Operation):
     def __init__(self, op: OpId, record: ObjectRecord, shard: ShardState, deadline_s: float) -> None:
         super().__init__(op, record.facts, shard, deadline_s)
         self.record = record
-        self.states = [_MISSING if place is NOWHERE else _UNASKED for place in record.places]
+        self.states = [ChunkState.MISSING if place is NOWHERE else ChunkState.UNASKED for place in record.places]
         self._gauged: list[int] = []  # whose progress was asked about
         #: where each chunk was asked for; a repair may have brought it somewhere else since
         self._asked_at: dict[int, ChunkPlace] = dict.fromkeys(self._missing(), NOWHERE)
@@ -74,7 +69,7 @@ class Read(Operation):
         self.shard.pin(self.record)
         self.set_timer(Timing.DEADLINE, self.deadline_s - self.context.now_s)
         if self.context.policy.hedge is Hedge.ALL:
-            for index in self._by_preference(_UNASKED):
+            for index in self._by_preference(ChunkState.UNASKED):
                 self._ask(index)
         elif self.facts.scheme.r:
             self.set_timer(Timing.HEDGE, self._hedge_at_latest_s())
@@ -89,7 +84,7 @@ class Read(Operation):
         index = settled.request.index
         match settled.outcome:
             case Outcome.DONE:
-                self.states[index] = _COMPLETE
+                self.states[index] = ChunkState.COMPLETE
                 self._expect_the_rest()
                 self._finish_if_enough()
                 return
@@ -99,11 +94,11 @@ class Read(Operation):
             case Outcome.MISSING:
                 self._miss(index, settled.request)
             case Outcome.REFUSED | Outcome.UNREACHABLE:
-                self.states[index] = _FAILED
+                self.states[index] = ChunkState.FAILED
         self._replace()
 
     def on_timer(self, timing: Timing) -> None:
-        if timing is not Timing.DEADLINE and self._count(_COMPLETE) >= self.facts.scheme.k:
+        if timing is not Timing.DEADLINE and self._count(ChunkState.COMPLETE) >= self.facts.scheme.k:
             return  # being decoded: a chunk that came now could overwrite one that is decoded already
         self._strike_given_up()
         if timing is Timing.HEDGE:
@@ -111,12 +106,12 @@ class Read(Operation):
         elif timing is Timing.GAUGE:
             self._gauge()
         elif timing is Timing.AGAIN:
-            for index in self._by_preference(_FAILED):
+            for index in self._by_preference(ChunkState.FAILED):
                 self._ask(index)
             self._replace()
         else:
-            n, k = self._count(_COMPLETE), self.facts.scheme.k
-            detail = f"{n} of {k} chunks arrived, {self._count(_MISSING)} are lost, the others did not answer"
+            n, k = self._count(ChunkState.COMPLETE), self.facts.scheme.k
+            detail = f"{n} of {k} chunks arrived, {self._count(ChunkState.MISSING)} are lost, the others did not answer"
             self.fail(self.too_late(detail))
 
     def on_coded(self, error: str | None) -> None:
@@ -165,15 +160,15 @@ class Read(Operation):
         as the others is not waited for until these are complete, for then parity would take as long again.
         """
         scheme = self.facts.scheme
-        if self._count(_COMPLETE) >= scheme.k:
+        if self._count(ChunkState.COMPLETE) >= scheme.k:
             return  # being decoded
-        come = {i: 1.0 for i, state in enumerate(self.states) if state is _COMPLETE}
+        come = {i: 1.0 for i, state in enumerate(self.states) if state is ChunkState.COMPLETE}
         come |= dict(zip(self._gauged, shares, strict=True))
         usual = sorted((*come.values(), *[0.0] * scheme.k), reverse=True)[scheme.k - scheme.r - 1]
         if usual > GAUGED_SHARE:
             return
-        slow = [i for i, n in come.items() if self.states[i] is _PENDING and n < STRAGGLER_SHARE * usual]
-        spare = self._by_preference(_UNASKED)[: len(slow)]
+        slow = [i for i, n in come.items() if self.states[i] is ChunkState.PENDING and n < STRAGGLER_SHARE * usual]
+        spare = self._by_preference(ChunkState.UNASKED)[: len(slow)]
         if not slow or not self._may_ask_more(spare):
             if self.context.now_s - self.started_s < MAX_GAUGES * self.context.policy.hedge_delay_s:
                 self.set_timer(Timing.GAUGE, self.context.policy.hedge_delay_s)
@@ -184,7 +179,7 @@ class Read(Operation):
 
     def _hedge(self) -> None:
         """The first k are overdue: ask for parity, too, unless that would only make queues longer."""
-        spare = self._by_preference(_UNASKED)
+        spare = self._by_preference(ChunkState.UNASKED)
         if self._is_only_queued():
             self.set_timer(Timing.HEDGE, self.context.policy.hedge_delay_s)
         elif not self._may_ask_more(spare):
@@ -227,30 +222,30 @@ class Read(Operation):
         However large the object and however slow the network, that tells stragglers from what is only on its way.
         """
         scheme, policy = self.facts.scheme, self.context.policy
-        if Timing.HEDGE in self.timers and self._count(_COMPLETE) == scheme.k - scheme.r:
+        if Timing.HEDGE in self.timers and self._count(ChunkState.COMPLETE) == scheme.k - scheme.r:
             elapsed_s = self.context.now_s - self.started_s
             self.set_timer(Timing.HEDGE, max(policy.hedge_delay_s - elapsed_s, OVERDUE_SHARE * elapsed_s))
 
     def _ask(self, index: int) -> None:
         place = self._asked_at[index] = self.record.places[index]
-        self.states[index] = _PENDING
+        self.states[index] = ChunkState.PENDING
         self.ask(RequestKind.FETCH, index, self.shard.nodes[place.node], seq=place.seq, crc=place.crc)
 
     def _replace(self) -> None:
         """A chunk will not come: ask for another, or see that the object is lost."""
         k = self.facts.scheme.k
         for index in (*self._moved(), *self._come_back()):
-            self.states[index] = _UNASKED
+            self.states[index] = ChunkState.UNASKED
         self._strike_given_up()
-        have = len(self.states) - self._count(_MISSING)
+        have = len(self.states) - self._count(ChunkState.MISSING)
         if have < k:
             if self.may_hope():
                 self.retry_later()
             else:
                 self.give_up(have)
             return
-        n_needed = k - len(self.open) - self._count(_COMPLETE)
-        spare = self._by_preference(_UNASKED)[: max(0, n_needed)]
+        n_needed = k - len(self.open) - self._count(ChunkState.COMPLETE)
+        spare = self._by_preference(ChunkState.UNASKED)[: max(0, n_needed)]
         for index in spare:
             self._ask(index)
         if len(spare) < n_needed:
@@ -259,8 +254,8 @@ class Read(Operation):
     def _strike_given_up(self) -> None:
         """Chunks that were somewhere when the read began, and are not any more: their node leaves and had lost them."""
         for index, place in enumerate(self.record.places):
-            if place is NOWHERE and self.states[index] in (_UNASKED, _FAILED):
-                self.states[index] = _MISSING
+            if place is NOWHERE and self.states[index] in (ChunkState.UNASKED, ChunkState.FAILED):
+                self.states[index] = ChunkState.MISSING
                 self._asked_at[index] = NOWHERE
 
     def _moved(self) -> list[int]:
@@ -268,7 +263,7 @@ class Read(Operation):
         return [i for i in self._missing() if self.record.places[i] != self._asked_at[i]]
 
     def _miss(self, index: int, request: Request) -> None:
-        self.states[index] = _MISSING
+        self.states[index] = ChunkState.MISSING
         self._missed_by[index] = self.shard.nodes[request.node].copy
 
     def _come_back(self) -> list[int]:
@@ -276,21 +271,21 @@ class Read(Operation):
         return [
             index
             for index, copy in self._missed_by.items()
-            if self.states[index] is _MISSING
+            if self.states[index] is ChunkState.MISSING
             and (place := self.record.places[index]) == self._asked_at[index]
             and not self.shard.is_lost(place)
             and self.shard.nodes[place.node].copy is not copy
         ]
 
     def _missing(self) -> list[int]:
-        return [i for i, state in enumerate(self.states) if state is _MISSING]
+        return [i for i, state in enumerate(self.states) if state is ChunkState.MISSING]
 
     def _lost(self) -> tuple[int, ...]:
         """Chunks that are to be rebuilt: missing where they were asked for, or not asked for because their nodes said
         at HELLO that they lack them."""
         gone = set(self._missing()).difference(self._moved())
         for index, place in enumerate(self.record.places):
-            if self.states[index] is not _COMPLETE and self.shard.is_lost(place):
+            if self.states[index] is not ChunkState.COMPLETE and self.shard.is_lost(place):
                 gone.add(index)
         return tuple(sorted(gone))
 
@@ -301,9 +296,9 @@ class Read(Operation):
 
     def _finish_if_enough(self) -> None:
         scheme = self.facts.scheme
-        if self.states.count(_COMPLETE) < scheme.k:
+        if self.states.count(ChunkState.COMPLETE) < scheme.k:
             return
-        have = tuple(i for i, state in enumerate(self.states) if state is _COMPLETE)
+        have = tuple(i for i, state in enumerate(self.states) if state is ChunkState.COMPLETE)
         for index in list(self.open):
             self.withdraw(index)
             self.shard.counters.fetches_cancelled += 1
