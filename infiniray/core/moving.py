@@ -58,6 +58,9 @@ class Move(Storing):
         """Whether the node will never give the chunk, though its copy is not known to lack it."""
         return outcome is Outcome.DAMAGED or (outcome is Outcome.MISSING and not self.shard.is_lost(self._place))
 
+    def strays(self) -> list[tuple[int, NodeId]]:
+        return self.record.strays
+
     def siblings(self) -> Collection[NodeId]:
         return {place.node for _, place in self.record.placed()}
 

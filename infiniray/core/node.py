@@ -174,15 +174,18 @@ class Node:
         """A request here took too long."""
         self.suspect_until_s = self._context.now_s + SUSPECT_S
 
-    def discard(self, chunk: ChunkId) -> None:
+    def discard(self, chunk: ChunkId, *, at_leisure: bool = False) -> None:
         """Have a chunk deleted at the next opportunity: that alone is not worth an invocation.
 
         It goes out before anything that is sent later, so its memory is free when a new chunk needs it.
+
+        Args:
+            at_leisure: nor is it worth a frame of its own: it waits until something else is sent.
         """
         self.custody.discard(chunk)
         if self.backup is not None:
             self.backup.forget(chunk)
-        if self.is_awake:
+        if self.is_awake and not at_leisure:
             self._flush()
 
     def hurry(self) -> None:

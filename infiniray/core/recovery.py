@@ -207,7 +207,6 @@ class Recovery:
         self._is_table_built = True
         self._context.cancel_timer(("recovery", 0))
         self._context.cancel_timer(("recover-again", 0))
-        self._shard.table.uses_known_since_s = self._context.now_s
         versions: dict[str, dict[int, list[tuple[Node, ChunkInfo]]]] = defaultdict(lambda: defaultdict(list))
         for name, inventory in self._inventories.items():
             node = self._shard.nodes[name]

@@ -232,6 +232,7 @@ class ShardState:
     def recovered(self) -> None:
         """The table is what it was."""
         self._recovery = None
+        self.table.uses_known_since_s = self.context.now_s
         for node in self.nodes.values():
             node.resume_custody()
             self.repairs.inspect(node, may_copy=True)
@@ -457,8 +458,18 @@ class ShardState:
         former = self.table.insert(record)
         if former is not None:
             self.retire(former)
+        for residue in self.residues.get(record.facts.key, ()):
+            residue.replaced_by(record)
         self._sweep_later()
         return self._residues_of(record.facts.key)
+
+    def former_nodes(self, key: str) -> set[NodeId]:
+        """Nodes that hold what is under ``key``, or may still hold what was."""
+        nodes = {node for residue in self.residues.get(key, ()) for node in residue.nodes}
+        current = self.table.find(key)
+        if current is not None:
+            nodes.update(place.node for _, place in current.placed())
+        return nodes
 
     def move_chunk(self, record: ObjectRecord, index: int, place: ChunkPlace) -> None:
         """Chunk ``index`` is at ``place`` now, where its memory is already reserved."""
@@ -548,7 +559,7 @@ class ShardState:
         for index, place in record.placed():
             node = self.nodes[place.node]
             node.used_bytes -= footprint_bytes(record.chunk_bytes(index))
-            node.discard(record.chunk_id(index))
+            node.discard(record.chunk_id(index), at_leisure=True)
         self.context.note_progress(record.facts.key)
 
     def _residues_of(self, key: str) -> list[Residue]:
@@ -575,6 +586,9 @@ class ShardState:
     def _sweep(self) -> None:
         self._sweep_s = inf
         now_s = self.context.now_s
+        if self.is_recovering:  # nobody can use anything meanwhile, so nothing is idle
+            self._sweep_at(now_s + self.context.policy.sweep_interval_s)
+            return
         over = self.table.pop_over(now_s, SWEEP_LIMIT)
         n_expired = sum(record.is_expired(now_s) for record in over)
         self.counters.expired += n_expired

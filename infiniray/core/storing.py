@@ -57,6 +57,14 @@ class Storing(Operation):
         """Nodes that hold chunks of the object which I do not bring: mine must not join them."""
         return ()
 
+    def favoured(self) -> Set[NodeId]:
+        """Nodes that my chunks had better go to, where there is room."""
+        return frozenset()
+
+    def strays(self) -> list[tuple[int, NodeId]]:
+        """Where I note what may be on nodes that it is not to stay on."""
+        raise NotImplementedError
+
     def commit(self) -> None:
         """All chunks are stored: make them count."""
         raise NotImplementedError
@@ -127,8 +135,9 @@ class Storing(Operation):
         """Nodes for chunks; evicts to make room."""
         footprints = [self._footprint(index) for index in indices]
         exclude = {*self.siblings(), *self._refused_by, *(node.id for node in self._homes.values())}
+        salt, first = (self.facts.version, *indices), self.favoured()
         while True:
-            nodes = choose_nodes(self.shard.nodes, footprints, exclude, self.context, self.facts.version, *indices)
+            nodes = choose_nodes(self.shard.nodes, footprints, exclude, self.context, *salt, first=first)
             if nodes is not None or not self._could_hold(footprints, exclude) or not self.shard.evict():
                 return nodes
 
@@ -156,6 +165,8 @@ class Storing(Operation):
         node.used_bytes -= self._footprint(index)
         node.in_flight_bytes -= self._footprint(index)
         node.discard(ChunkId(self.facts.key, self.facts.version, index))
+        if (index, node.id) not in self.strays():
+            self.strays().append((index, node.id))
 
     def _rehome(self, index: int) -> None:
         nodes = self._choose((index,))
@@ -202,11 +213,20 @@ class Write(Storing):
         self.expires_s = expires_s
         self._eraser: Eraser | None = None  # of what was there before, once the table has flipped
         self._record: ObjectRecord | None = None
+        self._strays: list[tuple[int, NodeId]] = []
+
+    def strays(self) -> list[tuple[int, NodeId]]:
+        return self._strays
+
+    def favoured(self) -> Set[NodeId]:
+        """Where the version before is, or what is left of it: what it leaves behind there is harmless at once, no other
+        node has to be woken to delete it, and its memory is there to be used again."""
+        return self.shard.former_nodes(self.facts.key)
 
     def commit(self) -> None:
         record = ObjectRecord(
             facts=self.facts, places=[self.stored[index] for index in self.indices], expires_s=self.expires_s,
-            used_s=self.context.now_s,
+            used_s=self.context.now_s, strays=self._strays,
         )  # fmt: skip
         self.settle_down()
         self._eraser = Eraser(self.shard, self.shard.commit(record))
@@ -262,6 +282,9 @@ class Repair(Storing):
         self.context.out.append(ShareBuffers(op=self.id, source=self._source))
         self.shard.pin(self.record)
         super().start()
+
+    def strays(self) -> list[tuple[int, NodeId]]:
+        return self.record.strays
 
     def siblings(self) -> Collection[NodeId]:
         return {place.node for index, place in self.record.placed() if index not in self.indices}

@@ -17,7 +17,7 @@ from infiniray.core.connection import TRANSITIONS, Action, Activity, Stimulus, V
 from infiniray.core.copies import Copy, Link
 from infiniray.core.custody import Custody, Retention
 from infiniray.core.draining import Draining
-from infiniray.core.erasing import Eraser
+from infiniray.core.erasing import Eraser, Left, Residue
 from infiniray.core.ids import InstanceId, LinkId, NodeId
 from infiniray.core.moving import Move
 from infiniray.core.node import Node
@@ -206,6 +206,30 @@ def acknowledges_deletes_early(patch: pytest.MonkeyPatch) -> None:
 def forgets_what_was_evicted(patch: pytest.MonkeyPatch) -> None:
     """A delete does not care for what was there before, and may still be on nodes."""
     patch.setattr(ShardState, "_residues_of", lambda self, key: [])
+
+
+def takes_other_nodes_for_the_same(patch: pytest.MonkeyPatch) -> None:
+    """What was replaced counts as harmless, wherever the later version is."""
+    left = Residue.left
+
+    def all_shadowed(self: Residue, shard: ShardState) -> Left:
+        bare, shadowed = left(self, shard)
+        return Left([], [*bare, *shadowed])
+
+    patch.setattr(Residue, "left", all_shadowed)
+
+
+def deletes_the_later_version_first(patch: pytest.MonkeyPatch) -> None:
+    """A node is told to delete what is to be deleted last, and of the rest when it is told something else."""
+    send_deletes = Outbox._send_deletes
+
+    def send_the_last(self: Outbox, link: Link) -> None:
+        garbage = self._custody.garbage
+        self._custody.garbage = dict([garbage.popitem()]) if garbage else {}
+        send_deletes(self, link)
+        self._custody.garbage = garbage | self._custody.garbage
+
+    patch.setattr(Outbox, "_send_deletes", send_the_last)
 
 
 def forgets_writes_during_a_backup(patch: pytest.MonkeyPatch) -> None:
@@ -458,6 +482,7 @@ def gives_epochs_again(patch: pytest.MonkeyPatch) -> None:
 
 #: Bugs that one check is for, and what it says. Most of them nothing else finds; the others nothing finds so soon.
 CHECKS = {
+    deletes_the_later_version_first: "was read as",
     serves_what_has_expired: "which had expired",
     sweeps_what_was_touched: "is a miss without a reason",
     gives_up_what_is_used: "is a miss without a reason",
@@ -488,6 +513,7 @@ MUTANTS = [
     skips_the_alignment,
     ignores_the_fence,
     acknowledges_deletes_early,
+    takes_other_nodes_for_the_same,
     forgets_what_was_evicted,
     forgets_writes_during_a_backup,
     counts_a_late_chunk_twice,
@@ -518,6 +544,7 @@ EMPHASIS: dict[Any, dict[str, int]] = {
     ignores_the_fence: {"succeed": 8},
     lets_go_too_early: {"change_pool": 8},
     drops_what_it_cannot_repair: {"reclaim_some": 4},
+    deletes_the_later_version_first: {"crash": 6, "delete": 8},
     forgets_pins: {"delete": 8},
     sends_over_dead_connections: {"cut": 8},
     forgets_writes_during_a_backup: {"cut_all": 10, "reclaim_one": 4},

@@ -55,8 +55,10 @@ class ScriptedNode:
 class World:
     """I drive one ShardState. ``commands`` has all of its commands in order."""
 
-    def __init__(self, *, n_nodes: int = 8, capacity_bytes: int = 64 * MIB, scheme: str = "rs:4+2", **policy: Any):
-        schemes = SchemePolicy.of([(None, scheme)])
+    def __init__(
+        self, *, n_nodes: int = 8, capacity_bytes: int = 64 * MIB, scheme: str | SchemePolicy = "rs:4+2", **policy: Any
+    ):
+        schemes = scheme if isinstance(scheme, SchemePolicy) else SchemePolicy.of([(None, scheme)])
         policy = {"repair": RepairMode.READS, **policy}
         capacities = {NodeId(f"n{i}"): capacity_bytes for i in range(n_nodes)}
         self.state = ShardState(shard="s", epoch=1, nodes=capacities, policy=Policy(schemes=schemes, **policy))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from core_fleet import Fleet
-from core_world import World
+from core_world import MIB, World
 
+from infiniray.codec.schemes import SchemePolicy
 from infiniray.core import commands as cmd
 from infiniray.core import events as ev
 from infiniray.core.erasing import Delete
@@ -157,23 +158,120 @@ def test_a_first_write_waits_for_nobody() -> None:
     assert len(world.said(cmd.Invoke)) == 6
 
 
-def test_a_replacement_is_read_at_once_and_acknowledged_when_the_former_version_is_harmless() -> None:
-    world = World(n_nodes=6)
-    stored(world)
+def test_a_replacement_where_the_former_version_was_waits_for_nobody() -> None:
+    """What may be left of the former one goes with the chunks of the later one, or before them."""
+    world = World(n_nodes=20)
+    places = stored(world)
     former = world.record("a").facts.version
-    put = world.put("a")
-    assert world.facts(put).version > former
-    since = len(world.commands)
     hold_deletes(world)
+    since = len(world.commands)
     later = world.put("a")
     for node in world.nodes:
         world.let_some_go(node, lambda command: isinstance(command, cmd.StoreChunk))
-    assert world.is_open(later)
-    assert world.record("a").facts.version > world.facts(put).version
+    assert world.facts(later).version > former
+    assert {place.node for place in world.record("a").places} == set(places)
+    assert world.said(cmd.DeleteChunks, since) == []  # not worth a frame of its own
+
+
+def test_what_was_replaced_is_deleted_before_anything_else_is_said() -> None:
+    world = World(n_nodes=6)
+    stored(world)
+    world.facts(world.put("a"))
+    since = len(world.commands)
+    world.facts(world.put("b"))
+    said = [type(command) for command in world.commands[since:]]
+    assert said.count(cmd.DeleteChunks) == said.count(cmd.StoreChunk) == 6
+    links: set[int] = set()
+    for command in world.commands[since:]:
+        if isinstance(command, cmd.DeleteChunks):
+            links.add(command.link)
+        elif isinstance(command, cmd.StoreChunk):
+            assert command.link in links
+    assert world.state.residues == {}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "n_elsewhere", "n_needed"),
+    [
+        ("rs:4+2", 0, 0), ("rs:4+2", 1, 1), ("rs:4+2", 2, 2), ("rs:4+2", 6, 3),
+        ("mirror:3", 0, 0), ("mirror:3", 1, 1), ("mirror:3", 3, 3),
+    ],
+)  # fmt: skip
+def test_of_what_is_not_where_the_later_version_is_enough_has_to_be_gone(
+    scheme: str, n_elsewhere: int, n_needed: int
+) -> None:
+    world = World(scheme=scheme, n_nodes=12)
+    places = stored(world)
+    former = world.record("a").facts.version
+    hold_deletes(world)
+    for node in places[:n_elsewhere]:
+        world.state.nodes[node].capacity_bytes = 0  # no room for another
+    since = len(world.commands)
+    later = world.put("a")
     for node in world.nodes:
+        world.let_some_go(node, lambda command: isinstance(command, cmd.StoreChunk))
+    links = {command.link for command in world.said(cmd.DeleteChunks, since)}
+    told = [node for node in places if world.nodes[node].instance.link in links]
+    assert len(told) == n_needed
+    assert set(told) <= set(places[:n_elsewhere])
+    assert world.record("a").facts.version > former  # read at once
+    for node in told:
+        assert world.is_open(later)
         world.let_go(node)
     assert world.facts(later) == world.record("a").facts
-    assert world.said(cmd.DeleteChunks, since)
+
+
+@pytest.mark.parametrize(("former_bytes", "later_bytes", "n_needed"), [(1, MIB, 3), (MIB, 1, 0)])
+def test_versions_of_different_schemes(former_bytes: int, later_bytes: int, n_needed: int) -> None:
+    """One of three replicas may be left where the later version, of 4+2 chunks, has too few left. The other way round
+    three chunks of the former version are where no replica is: too few."""
+    world = World(scheme=SchemePolicy.of([(100, "mirror:3"), (None, "rs:4+2")]), n_nodes=6)
+    world.facts(world.put("a", former_bytes))
+    hold_deletes(world)
+    since = len(world.commands)
+    put = world.put("a", later_bytes)
+    for node in world.nodes:
+        world.let_some_go(node, lambda command: isinstance(command, cmd.StoreChunk))
+    assert len(world.said(cmd.DeleteChunks, since)) == n_needed
+    assert world.is_open(put) == (n_needed > 0)
+    for node in world.nodes:
+        world.let_go(node)
+    assert world.facts(put).size_bytes == later_bytes
+
+
+def test_a_delete_behind_a_replacement_deletes_the_former_version_first() -> None:
+    """The order that makes the former version harmless: no node loses the later one before it."""
+    world = World(scheme="mirror:3", n_nodes=3)
+    stored(world)
+    former = world.record("a").facts.version
+    world.facts(world.put("a"))
+    hold_deletes(world)
+    since = len(world.commands)
+    op = delete(world)
+    told = world.said(cmd.DeleteChunks, since)
+    assert [[chunk.version == former for chunk in command.chunk_ids] for command in told] == [[True, False]] * 3
+    assert world.is_open(op)
+    for node in world.nodes:
+        world.let_go(node)
+    assert world.endings[op] is True
+
+
+def test_what_a_write_left_where_it_could_not_stay_counts_too() -> None:
+    """A node that was given up may have stored its chunk all the same."""
+    world = World(scheme="mirror:1", n_nodes=2)
+    for scripted in world.nodes.values():
+        scripted.holds = True
+    put = world.put("a", 100)
+    [given_up] = [node for node, scripted in world.nodes.items() if scripted.held]
+    [other] = [node for node in world.nodes if node != given_up]
+    world.nodes[other].holds = False
+    world.advance(10.0)
+    assert world.facts(put).key == "a"
+    assert world.node_of("a", 0) == other
+    op = delete(world)
+    assert world.is_open(op)  # the other one has confirmed
+    world.let_go(given_up)
+    assert world.endings[op] is True
 
 
 # ---------------------------------------------------------------- readers of what goes

@@ -99,6 +99,23 @@ def test_clients_have_to_wait_until_then() -> None:
     assert fleet.facts(fleet.get("a")).key == "a"
 
 
+def test_nothing_is_idle_while_clients_have_to_wait() -> None:
+    """An object is given up that nobody has used for long; but nobody could."""
+    fleet = holding("a", "b", idle_byte_s=10.0 * MIB * 1.5, sweep_interval_s=0.1)
+    fleet.holds_registry = True
+    fleet.lose(NodeId("n0"))
+    fleet.restart()
+    assert fleet.state.is_recovering
+    fleet.advance(60.0)
+    assert fleet.state.is_recovering
+    for node, instance in [(c.node, c.instance) for c in fleet.said(cmd.RegisterCopy)]:
+        fleet.tell(ev.CopyRegistered(node=node, instance=instance))
+    assert not fleet.state.is_recovering
+    assert fleet.stored_keys() == {"a", "b"}
+    fleet.advance(30.0)
+    assert fleet.stored_keys() == set()
+
+
 def test_inventories_come_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "LIST_BATCH", 2)
     fleet = holding(*"abcde", n_nodes=6)
@@ -277,7 +294,7 @@ def test_the_latest_version_with_enough_chunks_is_the_object() -> None:
         invent(fleet, ChunkId("a", later, n), on=NodeId(f"n{n}"))
     fleet.restart()
     assert fleet.record("a").facts.version == later
-    fleet.advance(5.0)
+    use_all(fleet)
     assert {chunk.version for chunk in held(fleet, "a")} == {later}
     assert fleet.accounted_bytes() == fleet.used_bytes()
 
