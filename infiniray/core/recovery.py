@@ -42,8 +42,9 @@ __all__ = ["Recovery"]
 WINDOW = 128
 #: The pause before a node is asked again that did not answer.
 RETRY_S = 0.5
-#: How often a node is invoked while it is busy, for the platform to serve with another of its instances.
-MAX_SEARCHES = 4
+#: How often a node is invoked while it is busy, for the platform to serve with another of its instances. Incarnations
+#: that replaced each other in the middle of their own searches leave many of these behind.
+MAX_SEARCHES = 12
 #: How long the instance that answered is kept busy meanwhile.
 SEARCH_S = 3.0
 
