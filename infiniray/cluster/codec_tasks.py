@@ -1,10 +1,14 @@
-"""Where a shard's parity is computed: in a Ray worker task for large objects, in a thread of its own for the rest.
+"""Where a shard's parity is computed: in a Ray worker task for large objects, in a thread of its own for the rest, and
+for small ones on the spot.
 
 Encoding in a task takes the object's reference, so no byte of it is copied to get there: Ray runs the task where the
 object is, which relieves the shard's machine if the writer is on another. Only the parity comes back.
 
 Decoding stays in a thread. What it starts from are chunks in the shard's receive buffer: to bring them to a task
 means to copy them into Ray's store, and that takes longer than the kernel takes to decode them.
+
+A thread has to be woken, and to get hold of the interpreter, which the event loop may have for milliseconds. Small
+objects are coded sooner than that.
 """
 
 from __future__ import annotations
@@ -30,12 +34,16 @@ __all__ = ["CodecCounters", "TaskCoder"]
 #: Ray has no worker free, as when every CPU is taken by tasks that wait for this very write.
 _START_LIMIT_S = 0.5
 _SLOWEST_BYTES_PER_S = 200e6
+#: Objects up to this are coded by the event loop itself: in a few tenths of a millisecond, with either kernel.
+_AT_ONCE_BYTES = {"isal": 2 << 20, "zfec": 128 << 10}
 
 
 @dataclass(slots=True)
 class CodecCounters:
     """Where parity was computed; ``task_fallbacks``: begun in a task, done in a thread."""
 
+    encodes_at_once: int = 0
+    decodes_at_once: int = 0
     task_encodes: int = 0
     task_fallbacks: int = 0
     thread_encodes: int = 0
@@ -49,6 +57,7 @@ class TaskCoder:
         self._kernel = kernel
         self._coder = Coder(find_kernel(kernel))
         self._task_min_bytes = task_min_bytes
+        self._at_once_bytes = _AT_ONCE_BYTES[self._coder.kernel.name]
         #: {address of a mapped object: its reference}
         self._refs: dict[int, rayapi.Ref] = {}
         self._counters = CodecCounters()
@@ -73,10 +82,15 @@ class TaskCoder:
 
     async def encode(self, scheme: Scheme, data: Any, outputs: list[Any]) -> list[Any]:
         """The parity chunks of an object: in ``outputs``, ``r`` buffers of ``chunk_bytes``, if computed in a thread."""
-        ref = self._refs.get(_address(data)) if memoryview(data).nbytes >= self._task_min_bytes else None
+        n_bytes = memoryview(data).nbytes
+        if n_bytes <= self._at_once_bytes and n_bytes < self._task_min_bytes:
+            self._counters.encodes_at_once += 1
+            self._coder.encode_into(scheme, data, outputs)
+            return outputs
+        ref = self._refs.get(_address(data)) if n_bytes >= self._task_min_bytes else None
         if ref is not None and scheme.r and scheme.k > 1:
             try:
-                return await self._encode_in_task(scheme, ref, memoryview(data).nbytes)
+                return await self._encode_in_task(scheme, ref, n_bytes)
             except (InfiniRayError, asyncio.TimeoutError):
                 self._counters.task_fallbacks += 1
         else:
@@ -88,6 +102,10 @@ class TaskCoder:
         self, scheme: Scheme, object_bytes: int, present: Mapping[int, Any], wanted: Mapping[int, Any]
     ) -> None:
         """Fill ``wanted``, as :meth:`Coder.reconstruct <infiniray.codec.coder.Coder.reconstruct>` does."""
+        if object_bytes <= self._at_once_bytes:
+            self._counters.decodes_at_once += 1
+            self._coder.reconstruct(scheme, object_bytes, present, wanted)
+            return
         self._counters.thread_decodes += 1
         await asyncio.to_thread(self._coder.reconstruct, scheme, object_bytes, present, wanted)
 
