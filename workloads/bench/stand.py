@@ -13,19 +13,23 @@ import numpy as np
 import infiniray
 from infiniray.cache import Cache
 from infiniray.cluster.status import cache_status, shard_pid
+from infiniray.codec.schemes import Scheme, SchemePolicy
+from infiniray.config import Config
 from infiniray.faas.local.admin import PlatformAdmin
 from workloads.baselines import CacheTarget, LoopbackTarget, MemcpyTarget, RayStoreTarget, RedisTarget, Target
 from workloads.bench.measuring import Conditions
+from workloads.bench.relay import RelayTarget
 from workloads.errors import TargetFailed
 
 __all__ = ["OTHERS", "Nodes", "Setting", "Stand", "stand"]
 
 #: What the cache is compared with, by name, in the order of the table.
-OTHERS: dict[str, Callable[[], Target]] = {
-    "redis": RedisTarget,
-    "ray": RayStoreTarget,
-    "loopback": LoopbackTarget,
-    "memcpy": MemcpyTarget,
+OTHERS: dict[str, Callable[[Conditions], Target]] = {
+    "redis": lambda conditions: RedisTarget(),
+    "ray": lambda conditions: RayStoreTarget(),
+    "relay": lambda conditions: RelayTarget(_schemes(conditions)),
+    "loopback": lambda conditions: LoopbackTarget(),
+    "memcpy": lambda conditions: MemcpyTarget(),
 }
 #: Nodes that are to stay awake linger for this long, and are woken before each stretch.
 _LINGER_S = 30
@@ -107,7 +111,7 @@ def stand(
         nodes.start_all()
         targets: list[Target] = [CacheTarget(cache)]
         for other in others:
-            targets.append(OTHERS[other]())
+            targets.append(OTHERS[other](conditions))
             stack.callback(targets[-1].close)
         yield Stand(
             conditions=conditions,
@@ -118,6 +122,14 @@ def stand(
             settle=nodes.wake if conditions.awake else nodes.await_sleep,
             shard_pid=shard_pid(name, "shard-0"),
         )
+
+
+def _schemes(conditions: Conditions) -> Callable[[int], Scheme]:
+    """Which scheme a value of some size has."""
+    if conditions.scheme != "default":
+        scheme = Scheme.parse(conditions.scheme)
+        return lambda n_bytes: scheme
+    return SchemePolicy.of([(rule.up_to, rule.scheme) for rule in Config().redundancy]).choose
 
 
 class Nodes:

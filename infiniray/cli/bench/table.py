@@ -44,7 +44,7 @@ _MANY_BYTES = 128 << 20
 @clients_option("1")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=9, show_default=True, help="In which all take turns.")
 @click.option(
-    "--others", callback=words_of("redis", "ray", "loopback", "memcpy"), default="redis,ray,loopback,memcpy",
+    "--others", callback=words_of("redis", "ray", "relay", "loopback", "memcpy"), default="redis,ray,loopback,memcpy",
     show_default=True, help="What the cache takes turns with.",
 )  # fmt: skip
 @click.option("--awake", is_flag=True, help="Nodes are in a session when they are asked; so by default.")

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from infiniray.codec.schemes import Scheme
 from workloads.baselines import LoopbackTarget, MemcpyTarget, RedisTarget, Target
 from workloads.bench.measuring import random_values
+from workloads.bench.relay import RelayTarget
+from workloads.errors import TargetFailed
+
+
+def relay(scheme: str) -> Callable[[], Target]:
+    return lambda: RelayTarget(lambda n_bytes: Scheme.parse(scheme))
+
 
 #: larger than what a socket takes at once, and the smallest there is
 SIZES = [1, 2, 4096, (9 << 20) + 1]
 
 
-@pytest.mark.parametrize("make", [LoopbackTarget, MemcpyTarget])
+@pytest.mark.parametrize("make", [LoopbackTarget, MemcpyTarget, relay("rs:4+2"), relay("mirror:3"), relay("rs:10+2")])
 @pytest.mark.parametrize("size_bytes", SIZES)
-def test_a_floor_moves_the_bytes(make: type[Target], size_bytes: int) -> None:
+def test_a_floor_moves_the_bytes(make: Callable[[], Target], size_bytes: int) -> None:
     target = make()
     try:
         for value in random_values(size_bytes, ["first", "second"]).values():
@@ -45,6 +54,15 @@ def test_a_floor_serves_several_threads(make: type[Target]) -> None:
             assert all(threads.map(use, values))
     finally:
         target.close()
+
+
+def test_a_relay_leaves_no_process_and_refuses_schemes_that_it_has_no_nodes_for() -> None:
+    target = RelayTarget(lambda n_bytes: Scheme.parse("rs:4+2"), n_nodes=3)
+    processes = list(target._processes)
+    with pytest.raises(TargetFailed, match="needs 6 nodes, there are 3"):
+        target.put("k", np.zeros(10, np.uint8))
+    target.close()
+    assert [process.poll() for process in processes] == [0] * 4
 
 
 @pytest.mark.skipif(not RedisTarget.is_available(), reason="no redis-server here")
