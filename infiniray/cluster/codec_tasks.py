@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ class TaskCoder:
                 self._counters.task_fallbacks += 1
         else:
             self._counters.thread_encodes += 1
-        await asyncio.to_thread(self._coder.encode_into, scheme, data, outputs)
+        await _in_thread(self._coder.encode_into, scheme, data, outputs)
         return outputs
 
     async def reconstruct(
@@ -107,7 +107,7 @@ class TaskCoder:
             self._coder.reconstruct(scheme, object_bytes, present, wanted)
             return
         self._counters.thread_decodes += 1
-        await asyncio.to_thread(self._coder.reconstruct, scheme, object_bytes, present, wanted)
+        await _in_thread(self._coder.reconstruct, scheme, object_bytes, present, wanted)
 
     async def _encode_in_task(self, scheme: Scheme, ref: rayapi.Ref, n_bytes: int) -> list[Any]:
         parity = rayapi.submit_task(encode, self._kernel, str(scheme), ref, num_cpus=1, num_returns=scheme.r)
@@ -119,6 +119,14 @@ class TaskCoder:
             raise
         self._counters.task_encodes += 1
         return list(chunks)
+
+
+async def _in_thread(work: Callable[..., None], *args: Any) -> None:
+    """Call it in a thread that has let go of ``args`` by then. One of asyncio's has what it was given until it gets to
+    run once more, which on a busy machine is after the caller has been answered: the memory would not be free for the
+    next value."""
+    given = [args]
+    await asyncio.to_thread(lambda: work(*given.pop()))
 
 
 def encode(kernel: str, scheme: str, data: Any) -> Any:
