@@ -168,7 +168,6 @@ class ChannelServer:
     def _trim(self) -> None:
         """Give back what has been idle. Runs for ever, at a fraction of the idle time."""
         self.pool.trim(self._idle_s)
-        self.heap.trim(self._idle_s)
         self._trimming = self._loop.call_later(max(0.1, self._idle_s / 4), self._trim)
 
 

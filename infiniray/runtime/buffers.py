@@ -6,9 +6,11 @@ comes back when the last view of it is gone, wherever that view went.
 
 from __future__ import annotations
 
+import mmap
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +50,8 @@ class Takes(Protocol):
 
 #: Smaller ones come from the heap, which reuses them by itself.
 _MIN_POOLED_BYTES = 256 << 10
+#: Larger ones are of pages of their own, of 2 MiB where the kernel has them: new ones cost hardly more than old ones.
+_MIN_PAGES_BYTES = 4 << 20
 
 
 class BufferPool:
@@ -77,7 +81,7 @@ class BufferPool:
             _, base = shelf.pop()
             self.free_bytes -= capacity
         else:
-            base = np.empty(capacity, np.uint8)
+            base = np.empty(capacity, np.uint8) if capacity < _MIN_PAGES_BYTES else _pages(capacity)
         lease = _Lease(base, n_bytes)
         weakref.finalize(lease, self._give_back, base).atexit = False
         return np.asarray(lease)
@@ -94,6 +98,14 @@ class BufferPool:
         if self.free_bytes + len(base) <= self._limit_bytes:
             self.free_bytes += len(base)
             self._free.setdefault(len(base), []).append((self._now_s(), base))
+
+
+def _pages(n_bytes: int) -> ByteArray:
+    """Memory of its own, which the machine has back as soon as it is let go of; the heap may keep what it is given."""
+    pages = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without huge ones
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 class _Lease:

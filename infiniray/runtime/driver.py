@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["ChunkCoder", "ShardDriver"]
 
 _CLOSE_TIMEOUT_S = 3.0
+#: Buffers that nobody has used for so long go back to the machine. (Memory that clients map is kept for longer, by the
+#: channel: to have it anew costs far more.)
+_IDLE_BUFFERS_S = 1.0
 
 T = TypeVar("T")
 #: Ends an operation that nobody waits for any more.
@@ -132,6 +135,7 @@ class ShardDriver:
         self._events: deque[ev.Event] = deque()
         self._is_feeding = False
         self._is_closed = False
+        self._trimming: asyncio.TimerHandle | None = None
         self._execute: dict[type, Callable[[Any], None]] = self._table()
 
     # ------------------------------------------------------------ life
@@ -145,6 +149,7 @@ class ShardDriver:
         port = await self._listener.start(self._listen_host)
         host = f"[{self._advertise_host}]" if ":" in self._advertise_host else self._advertise_host
         self._sessions.address = f"{host}:{port}"
+        self._trim()
         self.feed(ev.Started(registered=tuple(sorted(self._registered.items()))))
 
     @property
@@ -160,6 +165,8 @@ class ShardDriver:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._trimming is not None:
+            self._trimming.cancel()
         await self._listener.close()
         for link in list(self._links.values()):
             link.close("the shard closes")
@@ -322,6 +329,11 @@ class ShardDriver:
                 if self.counters[outcome.value] and outcome is not ev.InvokeOutcome.OK
             },
         }
+
+    def _trim(self) -> None:
+        """Give back buffers that have been idle. Runs for ever."""
+        self.pool.trim(_IDLE_BUFFERS_S)
+        self._trimming = self._loop.call_later(_IDLE_BUFFERS_S / 2, self._trim)
 
     def _new_op(self) -> OpId:
         if self._is_closed:  # nobody would ever answer

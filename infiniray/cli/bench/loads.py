@@ -65,19 +65,22 @@ def mixed(
 @reports_errors
 def memory(size: int, scheme: str, clients: list[int], rounds: int, as_json: bool) -> None:
     """The most that client and shard hold while objects are in flight, and what is left of it afterwards."""
+    from infiniray.config import Config
     from workloads.bench.measuring import Conditions
     from workloads.bench.memory import measure_memory, render_memory
     from workloads.bench.stand import Setting, stand
 
     conditions = Conditions(scheme=scheme)
+    idle_s = 1.5 * Config().channel.idle_s  # it is looked for a few times within the idle time
     for count in clients:
         setting = Setting(object_store_bytes=max(2 << 30, 4 * size * count))
         with stand(conditions, setting) as here:  # anew: memory that is mapped once counts from then on
             here.settle()
             says().print(f"{conditions}: {count} x {size:,} bytes, {rounds} rounds ...")
             rows = measure_memory(
-                here.targets[0], conditions, size_bytes=size, clients=count, rounds=rounds, shard_pid=here.shard_pid
-            )
+                here.targets[0], conditions,
+                size_bytes=size, clients=count, rounds=rounds, shard_pid=here.shard_pid, idle_s=idle_s,
+            )  # fmt: skip
         if as_json:
             for row in rows:
                 print_json(row.to_json_dict())

@@ -147,6 +147,20 @@ async def test_memory_is_mapped_once_and_used_again(shard: Shard, channel: Chann
     assert len(channel._mappings) == 1
 
 
+async def test_what_is_written_and_read_in_turns_has_one_slot(shard: Shard, channel: Channel) -> None:
+    """At no time a second one: nothing is waited for between them."""
+    for n in range(1, 6):
+        data = bytes([n]) * (10 * MIB)
+        assert await drive_async(channel.put_shared(1, left_s, write("k", data)), left_s) == [None]
+        for _ in range(2):
+            value = await value_of(channel, "k")
+            assert bytes(value) == data
+            del value
+    assert shard.stats()["shared"]["segments"] == 1
+    assert shard.stats()["shared"]["bytes_mapped"] == 10 * MIB
+    assert len(channel._mappings) == 2  # to write, and to read
+
+
 async def test_what_the_shard_has_let_go_of_is_not_kept_mapped(shard: Shard, channel: Channel) -> None:
     for n_mib in (5, 6, 7):
         shard.store("k", n_mib * MIB)

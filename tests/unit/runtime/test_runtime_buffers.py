@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 import numpy as np
+import psutil
 import pytest
 
 from infiniray.runtime.buffers import BufferPool
@@ -81,3 +82,40 @@ def test_a_pool_may_go_before_its_buffers() -> None:
     del pool
     gc.collect()
     assert (buffer == 3).all()
+
+
+def test_what_has_been_idle_goes_back_to_the_machine() -> None:
+    clock = Clock()
+    pool = BufferPool(now_s=clock)
+    used, idle = pool.take(64 * SIZE), pool.take(32 * SIZE)
+    used[:], idle[:] = 1, 2
+    above = np.ones(1000)  # on the heap, behind them
+    before = private_bytes()
+    del idle
+    gc.collect()
+    clock.now_s = 0.9
+    del used
+    gc.collect()
+    pool.trim(1.0)
+    assert pool.free_bytes >= 96 * SIZE
+    clock.now_s = 1.5
+    pool.trim(1.0)
+    assert 64 * SIZE <= pool.free_bytes < 96 * SIZE
+    assert private_bytes() < before - 28 * SIZE
+    clock.now_s = 2.0
+    pool.trim(1.0)
+    assert pool.free_bytes == 0
+    assert private_bytes() < before - 88 * SIZE
+    assert above.all()
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def private_bytes() -> int:
+    memory = psutil.Process().memory_info()
+    return int(memory.rss - memory.shared)

@@ -18,7 +18,7 @@ from grid import Grid, random_bytes
 
 from infiniray.codec.checksum import checksum
 from infiniray.codec.schemes import Scheme
-from infiniray.runtime import link
+from infiniray.runtime import buffers, link
 from infiniray.wire.frames import _SCRATCH_BYTES, SEGMENT_BYTES, Kind
 from lambda_agent import session
 
@@ -63,6 +63,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
     monkeypatch.setattr(link, "checksum", checked)
     return counted
+
+
+@pytest.fixture
+def on_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large buffers come from where tracemalloc sees them."""
+    monkeypatch.setattr(buffers, "_pages", lambda n_bytes: np.empty(n_bytes, np.uint8))
 
 
 async def warm(pool: Grid, size: int) -> None:
@@ -183,7 +189,7 @@ async def test_sockets_take_bytes_from_where_they_lie_and_put_them_where_they_be
 
 
 async def test_a_write_takes_memory_for_parity_alone_and_a_read_for_nothing_once_a_buffer_is_there(
-    grid: MakeGrid,
+    grid: MakeGrid, on_heap: None
 ) -> None:
     pool = await grid(scheme="rs:10+2", n_nodes=12, linger_s=5.0)
     await warm(pool, SIZE)
@@ -206,7 +212,7 @@ async def test_a_write_takes_memory_for_parity_alone_and_a_read_for_nothing_once
     assert get_peak - now <= SMALL_BYTES
 
 
-async def test_a_read_holds_the_object_once(grid: MakeGrid) -> None:
+async def test_a_read_holds_the_object_once(grid: MakeGrid, on_heap: None) -> None:
     pool = await grid(scheme="rs:10+2", n_nodes=12, linger_s=5.0)
     await warm(pool, 64 << 10)
     data = random_bytes(SIZE, seed=1)

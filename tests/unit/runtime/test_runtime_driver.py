@@ -50,6 +50,20 @@ async def test_a_write_is_asked_for_and_answered(stage: Stage) -> None:
     assert await soon(task) is facts
 
 
+async def test_buffers_that_nobody_uses_go_back_to_the_machine(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = stage.driver.pool
+    held, _ = pool.take(1 << 20), pool.take(1 << 20)
+    del _
+    gc.collect()
+    assert pool.free_bytes >= 1 << 20
+    monkeypatch.setattr(driver_module, "_IDLE_BUFFERS_S", 0.01)
+    await until(lambda: pool.free_bytes == 0)
+    del held
+    gc.collect()
+    assert pool.free_bytes >= 1 << 20
+    await until(lambda: pool.free_bytes == 0)
+
+
 async def test_a_read_that_failed_leaves_nothing_for_the_garbage_collector(stage: Stage) -> None:
     """What the error's traceback has of the read would be memory that clients map, until a collection."""
     gc.disable()
