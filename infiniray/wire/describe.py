@@ -22,6 +22,8 @@ class ChunkId(NamedTuple):
     @classmethod
     def from_wire(cls, value: Any) -> ChunkId:
         """Raises: ProtocolError: not a chunk's id."""
+        if type(value) is list and tuple(map(type, value)) == _ID_TYPES:  # as nodes and shards write it
+            return cls._make(value)
         match value:
             case [str(key), int(version), int(index)]:
                 return cls(key, version, index)
@@ -54,6 +56,10 @@ class ChunkInfo(NamedTuple):
     @classmethod
     def from_wire(cls, value: Any) -> ChunkInfo:
         """Raises: ProtocolError: not a chunk's description."""
+        if type(value) is list and tuple(map(type, value)) in _INFO_TYPES:  # as nodes and shards write it
+            if 0 <= value[6] <= value[5] and value[2] >= 0:
+                return cls._make(value)
+            raise ProtocolError(f"not a chunk description: {value!r:.120}")
         match value:
             case [
                 str(),
@@ -97,7 +103,11 @@ class ChunkInfo(NamedTuple):
         return tuple(map(cls._make, value))
 
 
-#: What the fields of a :class:`ChunkInfo` are made of.
+#: What a :class:`ChunkId` is made of on the wire, and a :class:`ChunkInfo`: to compare types at once takes a fifth of
+#: the time that a pattern takes.
+_ID_TYPES = (str, int, int)
+_INFO_TYPES = frozenset((str, int, int, int, str, int, int, int, expires, str) for expires in (int, float))
+#: And what may be in each column of a page of these.
 _COLUMN_TYPES: tuple[set[type], ...] = (
     {str}, {int}, {int}, {int}, {str}, {int}, {int}, {int}, {int, float}, {str},
 )  # fmt: skip

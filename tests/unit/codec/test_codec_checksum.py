@@ -26,12 +26,16 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 100_000, 1_000_003])
+@pytest.mark.parametrize("size", [0, 1, 4096, 8191, 8192, 8193, 100_000, 1_000_003])
 def test_equals_zlib(backend: str, size: int) -> None:
     data = hashlib.shake_256(b"crc").digest(size)
     assert checksum(data) == zlib.crc32(data)
     assert checksum(memoryview(data)) == zlib.crc32(data)
     assert checksum(np.frombuffer(data, dtype=np.uint8)[1:]) == zlib.crc32(data[1:])
+    writable = memoryview(bytearray(data))
+    assert checksum(writable) == zlib.crc32(data)
+    assert checksum(writable[1:], 77) == zlib.crc32(data[1:], 77)
+    assert checksum(writable[size // 2 :], checksum(writable[: size // 2])) == zlib.crc32(data)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["seed"])
@@ -44,9 +48,38 @@ def test_arrays_of_any_type(backend: str) -> None:
     array = np.arange(6000, dtype=np.float64).reshape(60, 100)
     assert checksum(array) == zlib.crc32(array.tobytes())
     assert checksum(np.empty((0, 5))) == 0
+    assert checksum(array.data) == checksum(memoryview(array.tobytes()).cast("d", (60, 100))) == checksum(array)
+    assert checksum(np.empty((0, 5)).data) == 0
 
 
-@pytest.mark.parametrize("bad", ["text", memoryview(bytes(20_000))[::2]])
+@pytest.mark.parametrize("n_bytes", [100, 20_000])
+def test_the_memory_is_not_held_on_to(backend: str, n_bytes: int) -> None:
+    buffer = bytearray(n_bytes)
+    view = memoryview(buffer)
+    checksum(view)
+    view.release()
+    buffer.append(1)  # a BufferError as long as anybody looks at it
+
+
+def released(n_bytes: int) -> memoryview:
+    view = memoryview(bytearray(n_bytes))
+    view.release()
+    return view
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "text",
+        memoryview(bytes(20_000))[::2],
+        memoryview(bytearray(20_000))[::2],
+        memoryview(bytearray(200))[::-1],
+        np.asfortranarray(np.zeros((100, 200))).data,
+        np.asfortranarray(np.zeros((10, 2))).data,
+        released(20_000),
+        released(20),
+    ],
+)
 def test_what_is_no_contiguous_buffer(backend: str, bad: object) -> None:
     with pytest.raises(TypeError, match="not a contiguous buffer"):
         checksum(bad)  # type: ignore[arg-type]

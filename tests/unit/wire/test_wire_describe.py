@@ -103,6 +103,34 @@ def test_what_is_no_description(change: dict[str, Any]) -> None:
         ChunkInfo.from_wire(list(INFO._replace(**change)))
 
 
+def as_pattern(value: Any) -> bool:
+    """Whether it is a description, said as plainly as can be."""
+    match value:
+        case [str(), int(), int(index), int(), str(), int(size), int(n_bytes), int(), int() | float(), str()]:
+            return 0 <= n_bytes <= size and index >= 0
+    return False
+
+
+@pytest.mark.parametrize("field", range(len(INFO)))
+@pytest.mark.parametrize("value", [True, 1, 1.5, 1e300, "1", b"1", None, [1], -1, 1 << 70])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_whatever_stands_in_a_field(field: int, value: Any, kind: type) -> None:
+    """Also what JSON has no word for, and a bool where a number is to be, which is one to Python."""
+    described = kind([*INFO[:field], value, *INFO[field + 1 :]])
+    if as_pattern(described):
+        assert ChunkInfo.from_wire(described) == ChunkInfo(*described)
+    else:
+        with pytest.raises(ProtocolError, match="not a chunk description"):
+            ChunkInfo.from_wire(described)
+    if field >= len(ChunkId._fields):
+        return
+    if isinstance(value, int if field else str):
+        assert ChunkId.from_wire(described[:3]) == ChunkId(*described[:3])
+    else:
+        with pytest.raises(ProtocolError, match="not a chunk id"):
+            ChunkId.from_wire(described[:3])
+
+
 def test_a_page_of_descriptions_survives_the_wire() -> None:
     page = [INFO._replace(key=key, index=index) for key in ("a", "key") for index in (0, 1)]
     assert ChunkInfo.page_from_wire(json.loads(json.dumps(page))) == tuple(page)
