@@ -14,7 +14,7 @@ from infiniray.cluster.codec_tasks import TaskCoder
 from infiniray.codec.schemes import Scheme
 
 SCHEME = Scheme.parse("rs:4+2")
-CHUNK = 1000
+CHUNK = 1 << 20  # too large to be coded on the spot
 
 
 class Lingering(ThreadPoolExecutor):
