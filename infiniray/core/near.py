@@ -115,6 +115,7 @@ class NearCopies:
         self._fresh_bytes += _footprint(facts)
         self.n_bytes += _footprint(facts)
         self._context.out.append(KeepNear(op=op, facts=facts))
+        self.lead.renew()  # what was written, or read for the first time, is likely to be read now
         self._make_room()
 
     def drop(self, facts: ObjectFacts) -> None:

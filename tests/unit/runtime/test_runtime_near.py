@@ -38,9 +38,9 @@ async def asked_nodes(pool: Grid, key: str) -> int:
 
 async def test_a_read_of_a_near_copy_moves_nothing(grid: MakeGrid) -> None:
     pool = await grid(scheme="rs:4+2", linger_s=5.0, **NEAR)
-    await sure(pool)
     data = random_bytes(SIZE)
     await pool.put("k", data)
+    await sure(pool)
     assert await asked_nodes(pool, "k") == 0
     assert np.array_equal(await pool.get("k"), data)
     assert pool.driver.stats()["near_hits"] >= 2
