@@ -20,7 +20,6 @@ from infiniray.cluster.state import ProcessMark, StateDirectory
 from infiniray.cluster.steps import run
 from infiniray.config import BackingConfig, Config
 from infiniray.errors import CacheUnavailable, ConfigError
-from infiniray.faas.deploy.adopt import deployed_secret, is_deployed_apart
 from infiniray.faas.local.launch import LocalPlatform
 from infiniray.settings import settings_of
 
@@ -67,6 +66,8 @@ def start(
         ShardUnreachable: functions cannot dial a shard.
         BackingRefused: there is no such store; BackingUnavailable: it does not answer.
     """
+    from infiniray.faas.deploy.adopt import deployed_secret, is_deployed_apart  # and boto3: connect() needs none of it
+
     if backing is not None or mode is not None:
         sections["backing"] = as_section(backing, mode)
     settings = settings_of(config, sections, nodes=nodes, shards=shards, memory_mb=memory_mb, scheme=scheme, name=name)

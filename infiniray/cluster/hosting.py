@@ -27,7 +27,6 @@ from infiniray.cluster.priority import WORKER_NICENESS
 from infiniray.cluster.state import CacheRecord, ProcessMark, StateDirectory
 from infiniray.config import Config
 from infiniray.errors import CacheUnavailable, InfiniRayError, ShardUnreachable
-from infiniray.faas.deploy.adopt import deployed_secret, is_deployed_apart
 from infiniray.faas.local.admin import PlatformAdmin
 from infiniray.faas.local.launch import LocalPlatform
 
@@ -58,6 +57,8 @@ def host(config: Config, *, address: str | None, state: StateDirectory, say: Say
         NotDeployed: the functions are deployed apart, and are not all there as configured.
         ShardUnreachable: functions cannot dial a shard. What was made for a new cache is gone again.
     """
+    from infiniray.faas.deploy.adopt import deployed_secret, is_deployed_apart  # and boto3: to end one needs none of it
+
     with state.lock(config.name):
         record = state.read(config.name)
         if record is not None and not _is_whole(record):
@@ -97,7 +98,7 @@ def _start_cache(
     rayapi.attach(record.ray_address, has_token_auth=record.has_token_auth)
     try:
         was_running = supervisor_name(config.name) in rayapi.actor_names()  # brought up elsewhere, perhaps
-        if not was_running and not is_deployed_apart(config) and record.platform is None:
+        if not was_running and secret is None and record.platform is None:
             record = _start_platform(config, record, state, say)
         say("starting functions and shards")
         endpoint = record.platform_endpoint or config.platform.endpoint_url

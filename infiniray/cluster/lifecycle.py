@@ -11,7 +11,6 @@ from infiniray.cluster.deadline import Deadline
 from infiniray.cluster.machines import spread
 from infiniray.cluster.membership import Membership, supervisor_name
 from infiniray.cluster.state import ProcessMark
-from infiniray.cluster.supervisor import Supervisor
 from infiniray.config import Config
 from infiniray.errors import CacheUnavailable, InfiniRayError
 
@@ -40,6 +39,8 @@ def bring_up(
         PlatformError: the platform refused a function.
         ShardUnreachable: functions cannot dial a shard.
     """
+    from infiniray.cluster.supervisor import Supervisor  # and all of a shard: who connects to a cache needs none of it
+
     # nodes that dial a loopback address reach only shards on this machine
     is_local = _is_loopback(config.platform.listen_host)
     name, here = supervisor_name(config.name), rayapi.local_node_id()

@@ -18,7 +18,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from infiniray.errors import ConfigError
-from infiniray.faas.local.admin import add_admin
+from infiniray.faas.local.admin_routes import add_admin
 from infiniray.faas.local.api import add_function_api, refusals
 from infiniray.faas.local.front import Front
 from infiniray.faas.local.kinship import adopt_orphans, end_children
