@@ -27,8 +27,10 @@ class NoWatch:
 
 
 @pytest.fixture(autouse=True)
-def no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would look for actors, and have Ray start one of its own for that."""
     monkeypatch.setattr(supervisor_module, "HealthWatch", NoWatch)
+    monkeypatch.setattr(supervisor_module, "_resume", lambda cache: None)
 
 
 def supervisor(monkeypatch: pytest.MonkeyPatch, *, is_restarted: bool, slots: int = 1) -> Supervisor:
