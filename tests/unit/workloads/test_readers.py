@@ -312,18 +312,18 @@ def test_what_is_no_trace_is_refused_with_advice(tmp_path: Path, data: bytes, re
 @pytest.mark.parametrize("name", [*TEXTS, "parquet"])
 def test_memory_does_not_grow_with_the_length(tmp_path: Path, name: str) -> None:
     trace = tmp_path / "t"
-    block = [Request(timestamp_s=0, key=f"k{i}", size_bytes=i) for i in range(40_000)]
+    block = [Request(timestamp_s=0, key=f"k{i}", size_bytes=i) for i in range(12_000)]
     if name == "parquet":
         write_parquet(block, trace)
     else:
         trace.write_text(TEXTS[name][0](block))
     del block
     requests = open_trace(trace)
-    assert len(list(islice(requests, 10_000))) == 10_000
+    assert len(list(islice(requests, 3_000))) == 3_000
     tracemalloc.start()
     try:
-        assert sum(1 for _ in requests) == 30_000
+        assert sum(1 for _ in requests) == 9_000
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak_bytes < 6_000_000
+    assert peak_bytes < 1_500_000  # were they kept: 1,640,000 at least
