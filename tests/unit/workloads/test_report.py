@@ -34,6 +34,12 @@ def _styled() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, and saved as nothing: drawing them takes seconds, and does not change what is said."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **how: None)
+
+
 def row(at_s: float, key: str = "k", size_bytes: int = 1000, **more: Any) -> Result:
     plain: dict[str, Any] = {
         "request_s": at_s,
@@ -345,13 +351,13 @@ def test_the_same_runs_give_the_same_report() -> None:
     assert build_report([day()], lines=lines()) == build_report([day()], lines=lines())
 
 
-def test_figures_of_the_overview() -> None:
+def test_figures_of_the_overview(undrawn: None) -> None:
     page = build_report([day()]).html
     cells = re.findall(r"<td>([^<]*)</td>", page)
     assert cells[:10] == ["infiniray", "480", "240 (50.0%)", "120", "120", "0", "0", "8.00", "100.0", "0.480"]
 
 
-def test_the_overview_does_not_hide_failed_inserts_and_waiting() -> None:
+def test_the_overview_does_not_hide_failed_inserts_and_waiting(undrawn: None) -> None:
     rows = [row(i, latency_s=2.1, service_s=0.1, outcome=OutcomeName.MISS, error="PoolFull") for i in range(3)]
     rows.append(row(9, latency_s=2.1, service_s=0.1, outcome=OutcomeName.ERROR, error="DeadlineExceeded"))
     page = build_report([Run(info=RunInfo(system="s", trace="t"), requests=table_of(rows))]).html
@@ -359,7 +365,7 @@ def test_the_overview_does_not_hide_failed_inserts_and_waiting() -> None:
     assert (misses, errors, failed_inserts, waiting_ms) == ("3", "1", "3", "2,000.0")
 
 
-def test_what_was_run_stands_side_by_side() -> None:
+def test_what_was_run_stands_side_by_side(undrawn: None) -> None:
     first, second = day("one"), day("two")
     first.info.notes["workers"] = "7 of them"
     page = build_report([first, second]).html
@@ -367,7 +373,7 @@ def test_what_was_run_stands_side_by_side() -> None:
     assert "<td>workers</td><td>7 of them</td><td></td>" in page
 
 
-def test_what_a_trace_says_is_text_not_markup() -> None:
+def test_what_a_trace_says_is_text_not_markup(undrawn: None) -> None:
     run = day("<script>alert(1)</script>")
     run.info.notes["<b>"] = '"&'
     page = build_report([replace(run, info=replace(run.info, trace="<i>t</i>"))]).html
@@ -376,7 +382,7 @@ def test_what_a_trace_says_is_text_not_markup() -> None:
     assert "&lt;script&gt;" in page
 
 
-def test_a_replay_that_was_sped_up_says_so() -> None:
+def test_a_replay_that_was_sped_up_says_so(undrawn: None) -> None:
     assert "60 times as fast as the trace" in build_report([day(speed_up=60.0)]).html
     assert "times as fast" not in build_report([day()]).html
 
@@ -402,7 +408,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "<title>A day</title>" in out.read_text()
 
 
-def test_runs_of_one_system_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+def test_runs_of_one_system_are_told_apart_by_their_folders(undrawn: None, tmp_path: Path) -> None:
     for name in ("cold", "warm"):
         with RunWriter(tmp_path / name, day().info) as writer:
             writer.requests.write(day().requests)
