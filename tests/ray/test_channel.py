@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,16 @@ from infiniray import Cache
 from infiniray.cluster.status import shard_pid
 
 LARGE = 2_000_000
+
+
+@pytest.fixture(scope="module")
+def small(local_ray: str) -> Iterator[Cache]:
+    """With little memory to share, which it soon gives back."""
+    with infiniray.start(
+        name="small", nodes=4, shards=1, scheme="rs:2+1", memory_mb=256,
+        channel={"shared_memory_bytes": "48MiB", "idle_s": "2s"},
+    ) as cache:  # fmt: skip
+        yield cache
 
 
 def data(n_bytes: int) -> np.ndarray:
@@ -165,15 +175,6 @@ def test_idle_memory_is_given_back(small: Cache) -> None:
     assert small["k"].nbytes == 20_000_000
     gc.collect()
     until(lambda: channel(small)["shared"]["bytes_mapped"] == 0)
-
-
-@pytest.fixture
-def small(local_ray: str) -> Any:
-    with infiniray.start(
-        name="small", nodes=4, shards=1, scheme="rs:2+1", memory_mb=256,
-        channel={"shared_memory_bytes": "48MiB", "idle_s": "2s"},
-    ) as cache:  # fmt: skip
-        yield cache
 
 
 def test_beyond_the_budget_values_are_copied(small: Cache) -> None:

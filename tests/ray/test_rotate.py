@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,20 @@ PAUSE = 40
 SIZES_BYTES = (100, 70_000, 1_200_000)
 
 
-@pytest.fixture
-def cache(local_ray: str) -> Iterator[Cache]:
+@pytest.fixture(scope="module")
+def whole(local_ray: str) -> Iterator[Cache]:
     """2 shards of 5 nodes, of which no object can do without any: what is lost is missed."""
     with infiniray.start(
         nodes=10, shards=2, scheme="stripe:4", memory_mb=256, name=NAME, session={"linger_s": "50ms"}
     ) as cache:
         yield cache
     assert rayapi.store_keys(f"{NAME}/") == []
+
+
+@pytest.fixture
+def cache(whole: Cache) -> Cache:
+    """A fresh namespace of it."""
+    return whole.namespace(uuid.uuid4().hex[:8])
 
 
 @pytest.fixture
@@ -208,7 +215,7 @@ def test_the_command_waits_and_shows_no_secret(cache: Cache) -> None:
     (secret,) = set(secrets_of_functions().values())
     assert secret.hex() not in done.output
     assert np.array_equal(cache["k"], value(1))
-    scale(NAME, nodes=8)  # shards of 4: none to spare
+    scale(NAME, nodes=8)  # shards of 4, for good: none to spare
     give_up_s = time.monotonic() + WITHIN_S
     while cache_status(NAME)["scaling"] is not None:
         assert time.monotonic() < give_up_s
