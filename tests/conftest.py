@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -57,6 +58,18 @@ def _no_settings() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("INFINIRAY_")]:
             patch.delenv(name)
         patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _services_are_read_once() -> Iterator[None]:
+    """boto3 sessions share what botocore's files say of AWS's services; each reads them anew, in half a second."""
+    from botocore.loaders import JSONFileLoader
+
+    files = JSONFileLoader()
+    read = functools.cache(files.load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda self, path: read(path))
         yield
 
 
