@@ -57,7 +57,8 @@ def _no_settings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("INFINIRAY_")]:
             patch.delenv(name)
-        patch.delenv("RAY_ADDRESS", raising=False)
+        for name in ("RAY_ADDRESS", "COLUMNS"):  # width of a terminal; workers of xdist have one, too
+            patch.delenv(name, raising=False)
         yield
 
 
