@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     (``make test``), and a process is connected to one Ray at a time."""
     folders = [*_FIRST, ""]
     items.sort(key=lambda item: next(turn for turn, folder in enumerate(folders) if item.nodeid.startswith(folder)))
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: tests that collect garbage need not look through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
