@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from infiniray.codec import isal
 from workloads.bench.floors import measure_floors, render_floors
 from workloads.bench.processes import measure_socket, render_processes
 
@@ -11,9 +12,9 @@ from workloads.bench.processes import measure_socket, render_processes
 def test_each_floor_is_measured_and_nothing_stays_open() -> None:
     measure_floors(1 << 20, 1)  # what is loaded once
     n_open = len(os.listdir("/proc/self/fd"))
-    floors = measure_floors(4 << 20, 2)
+    floors = measure_floors(4_000_000, 2)  # ten chunks of one length: the kernel can be called by itself
     assert len(os.listdir("/proc/self/fd")) == n_open
-    assert len({floor.what for floor in floors}) == len(floors) == 7
+    assert len({floor.what for floor in floors}) == len(floors) == (8 if isal.load() is None else 9)
     for floor in floors:
         assert floor.cpu_s > 0
         assert floor.bytes_per_s == floor.size_bytes / floor.cpu_s
