@@ -45,6 +45,8 @@ RETRY_S = 0.5
 #: How often a node is invoked while it is busy, for the platform to serve with another of its instances. Incarnations
 #: that replaced each other in the middle of their own searches leave many of these behind.
 MAX_SEARCHES = 12
+#: And how often in vain: a platform that starts nobody keeps clients waiting no longer.
+MAX_VAIN_SEARCHES = 3
 #: How long the instance that answered is kept busy meanwhile.
 SEARCH_S = 3.0
 
@@ -58,6 +60,7 @@ class _Inventory:
     chunks: list[ChunkInfo] = field(default_factory=list)
     is_whole: bool = False
     n_searches: int = 0
+    n_vain_searches: int = 0
     #: answers of instances that have just been started: no other was idle
     n_newcomers: int = 0
 
@@ -155,8 +158,8 @@ class Recovery:
         unanswered, self._searched = sorted(self._searched), set()
         for name in unanswered:
             inventory = self._inventories[name]
-            if inventory.n_searches < MAX_SEARCHES:
-                inventory.n_searches += 1
+            if inventory.n_vain_searches < MAX_VAIN_SEARCHES:
+                inventory.n_vain_searches += 1
                 self._to_search.add(name)
             else:
                 self._ask(self._shard.nodes[name])
@@ -186,7 +189,9 @@ class Recovery:
             name = self._unasked.popleft()
             self._asked.add(name)
             former = self._inventories[name]
-            self._inventories[name] = _Inventory(n_searches=former.n_searches, n_newcomers=former.n_newcomers)
+            self._inventories[name] = _Inventory(
+                n_searches=former.n_searches, n_vain_searches=former.n_vain_searches, n_newcomers=former.n_newcomers
+            )
             self._ask(self._shard.nodes[name])
 
     def _ask(self, node: Node) -> None:
