@@ -28,7 +28,7 @@ demo: $(STAMP)  ## the main job: store, lose functions, read it all back; ARGS="
 	@$(VENV)/bin/infiniray demo $(ARGS)
 
 test: $(STAMP)  ## all tests, in two processes; ARGS="-k name", ARGS="-n0 --pdb"
-	@$(PY) -m pytest -n2 --max-worker-restart=0 $(ARGS)
+	@$(PY) -m pytest -n2 $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy strict, import contracts
 	@$(VENV)/bin/ruff check .
