@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## the main job: store, lose functions, read it all back; ARGS="--json", ARGS="--trace FILE"
 	@$(VENV)/bin/infiniray demo $(ARGS)
 
-test: $(STAMP)  ## all tests, in two processes; ARGS="-k name", ARGS="-n0 --pdb"
-	@$(PY) -m pytest -n2 $(ARGS)
+test: $(STAMP)  ## all tests; ARGS="-k name"
+	@$(PY) -m pytest $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy strict, import contracts
 	@$(VENV)/bin/ruff check .

@@ -8,30 +8,8 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from workers import RayBesideTheRest
-
-
-_FIRST = ("tests/cluster/", "tests/ray/")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayBesideTheRest:
-    from workers import RayBesideTheRest
-
-    config.option.loadscopereorder = False  # tests on Ray come first: see below
-    return RayBesideTheRest(config, log)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on Ray come first, those on several Ray nodes before all: they take longest, while others run beside them
-    (``make test``), and a process is connected to one Ray at a time."""
-    folders = [*_FIRST, ""]
-    items.sort(key=lambda item: next(turn for turn, folder in enumerate(folders) if item.nodeid.startswith(folder)))
 
 
 def pytest_collection_finish() -> None:

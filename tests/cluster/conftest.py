@@ -1,4 +1,4 @@
-"""Several Ray nodes."""
+"""Several Ray nodes. They come before all tests of one Ray: a process is connected to one Ray at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "/tests/cluster/" in str(item.path):
-            item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.timeout(300))  # with several Ray nodes starting
+    mine = [item for item in items if "/tests/cluster/" in str(item.path)]
+    for item in mine:
+        item.add_marker(pytest.mark.cluster)
+        item.add_marker(pytest.mark.timeout(300))  # with several Ray nodes starting
+    items.sort(key=lambda item: item not in mine)
