@@ -42,7 +42,7 @@ def _no_settings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("INFINIRAY_")]:
             patch.delenv(name)
-        for name in ("RAY_ADDRESS", "COLUMNS"):  # width of a terminal; workers of xdist have one, too
+        for name in ("RAY_ADDRESS", "COLUMNS"):  # as wide as the terminal is
             patch.delenv(name, raising=False)
         yield
 
