@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from workloads.bench.passing import connected_pair, receive
 from workloads.errors import TargetFailed
 from workloads.replay.targets import ray_store as replayed_ray
 from workloads.replay.targets import redis as replayed
@@ -155,12 +156,9 @@ class _Peer:
     """
 
     def __init__(self, stored: dict[str, ByteArray]) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self._ours = socket.create_connection(server.getsockname())
-            self._theirs, _ = server.accept()
+        self._ours, self._theirs = connected_pair()
         for end in (self._ours, self._theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._ours.settimeout(_ANSWER_S)
         self._stored = stored
         self._order: tuple[str, str] = ("", "")
@@ -180,19 +178,19 @@ class _Peer:
         self._expect(landing)
 
     def _expect(self, landing: ByteArray) -> None:
-        if not _receive(self._ours, landing.data):
+        if not receive(self._ours, landing.data):
             raise TargetFailed(system=LoopbackTarget.name, detail="the other end has gone")
 
     def _serve(self) -> None:
         first = bytearray(1)
-        while _receive(self._theirs, memoryview(first)):
+        while receive(self._theirs, memoryview(first)):
             op, key = self._order
             stored = self._stored[key]
             if op == "get":
                 self._theirs.sendall(stored.data)
                 continue
             stored[0] = first[0]
-            if not _receive(self._theirs, stored.data[1:]):
+            if not receive(self._theirs, stored.data[1:]):
                 return
             self._theirs.sendall(b".")
 
@@ -200,17 +198,6 @@ class _Peer:
         self._ours.close()
         self._thread.join(_ANSWER_S)
         self._theirs.close()
-
-
-def _receive(connection: socket.socket, into: memoryview) -> bool:
-    """Fill ``into``; False if the other end closed."""
-    filled = 0
-    while filled < len(into):
-        n_bytes = connection.recv_into(into[filled:])
-        if n_bytes == 0:
-            return False
-        filled += n_bytes
-    return True
 
 
 class MemcpyTarget:

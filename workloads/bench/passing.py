@@ -11,7 +11,7 @@ import struct
 import sys
 from collections.abc import Sequence
 
-__all__ = ["GET", "PUT", "REQUEST", "receive"]
+__all__ = ["GET", "PUT", "REQUEST", "connected_pair", "receive"]
 
 GET, PUT = 1, 2
 #: op, pieces to read, pieces to write, the first node, number of the value, bytes of a piece, bytes of the value
@@ -20,6 +20,16 @@ REQUEST = struct.Struct("<BBBBIII")
 _PIECE = struct.Struct("<BII")
 _BUFFER_BYTES = 4 << 20
 _ANSWER_S = 20.0
+
+
+def connected_pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection over loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        other, _ = server.accept()
+    for end in (one, other):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return one, other
 
 
 def receive(connection: socket.socket, into: memoryview) -> bool:

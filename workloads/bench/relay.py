@@ -19,7 +19,7 @@ import numpy as np
 from infiniray.codec.schemes import Scheme
 from workloads.baselines import ByteArray
 from workloads.bench import passing
-from workloads.bench.passing import GET, PUT, REQUEST, receive
+from workloads.bench.passing import GET, PUT, REQUEST, connected_pair, receive
 from workloads.errors import TargetFailed
 
 __all__ = ["RelayTarget"]
@@ -46,9 +46,9 @@ class RelayTarget:
         self._landed: dict[str, ByteArray] = {}
         self._n_puts = 0
         with contextlib.ExitStack() as ends:
-            ours, relays = _pair()
+            ours, relays = connected_pair()
             ends.enter_context(relays)
-            links = [_pair() for _ in range(n_nodes)]
+            links = [connected_pair() for _ in range(n_nodes)]
             for link in links:
                 for end in link:
                     ends.enter_context(end)
@@ -96,16 +96,6 @@ class RelayTarget:
     def _fill(self, landing: ByteArray) -> None:
         if not receive(self._connection, landing.data):
             raise TargetFailed(system=self.name, detail="the process in between has gone")
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    """A TCP connection, as nodes have it."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        one = socket.create_connection(server.getsockname())
-        other, _ = server.accept()
-    for end in (one, other):
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return one, other
 
 
 def _start(role: str, connections: Sequence[socket.socket]) -> subprocess.Popen[bytes]:

@@ -13,9 +13,10 @@ import numpy as np
 import infiniray
 from infiniray.cache import Cache
 from infiniray.cluster.status import cache_status, shard_pid
-from infiniray.codec.schemes import Scheme, SchemePolicy
+from infiniray.codec.schemes import Scheme
 from infiniray.config import Config
 from infiniray.faas.local.admin import PlatformAdmin
+from infiniray.policies import policy_of
 from workloads.baselines import CacheTarget, LoopbackTarget, MemcpyTarget, RayStoreTarget, RedisTarget, Target
 from workloads.bench.measuring import Conditions
 from workloads.bench.relay import RelayTarget
@@ -129,7 +130,7 @@ def _schemes(conditions: Conditions) -> Callable[[int], Scheme]:
     if conditions.scheme != "default":
         scheme = Scheme.parse(conditions.scheme)
         return lambda n_bytes: scheme
-    return SchemePolicy.of([(rule.up_to, rule.scheme) for rule in Config().redundancy]).choose
+    return policy_of(Config()).schemes.choose
 
 
 class Nodes:
